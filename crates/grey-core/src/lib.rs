@@ -1,0 +1,22 @@
+//! The vocabulary of Grey: dtypes, tensors, signatures, model names, requests, responses and
+//! error kinds with their HTTP and gRPC codes.
+//!
+//! Every other crate speaks in these types; this one depends on no other crate of Grey, performs
+//! no I/O and reads no clock. A value that exists here is valid: constructors check, and nothing
+//! later re-checks.
+
+mod dtype;
+mod error;
+mod infer;
+mod name;
+mod payload;
+mod signature;
+mod tensor;
+
+pub use dtype::{DType, UnknownDType};
+pub use error::{Error, ErrorKind, Result};
+pub use infer::{InferRequest, InferResponse, Parameter, Parameters};
+pub use name::{ModelId, ModelRef, Tenant, Version, VersionChoice};
+pub use payload::Payload;
+pub use signature::{BatchAxis, Dim, Signature, TensorSpec};
+pub use tensor::{ELEMENT_LENGTH_BYTES, Tensor, element_count, payload_len};

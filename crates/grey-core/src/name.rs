@@ -1,0 +1,159 @@
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Longest model id, version or tenant, in bytes: fits every object store's key next to our prefixes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Accepts `A-Z a-z 0-9 . _ -`, starting with a letter, digit or `_`: such a name is one path
+/// segment, one URL segment and one metric label on every system, so no `..`, no hidden file.
+fn check_name(what: &str, s: &str) -> Result<()> {
+    let expected = format!(
+        "expected 1 to {NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - that start with a letter, a digit or _"
+    );
+    let shown: String = s.chars().take(80).flat_map(char::escape_default).collect();
+    let ok = (1..=NAME_BYTES_MAX).contains(&s.len())
+        && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && !s.starts_with(['.', '-']);
+    if ok { Ok(()) } else { Err(Error::invalid(format!("invalid {what} '{shown}': {expected}"))) }
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $reserved:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// Checks the characters; the error says what is allowed.
+            pub fn new(s: impl AsRef<str>) -> Result<Self> {
+                let s = s.as_ref();
+                check_name($what, s)?;
+                let reserved: &[&str] = $reserved;
+                if reserved.contains(&s) {
+                    return Err(Error::invalid(format!(concat!("invalid ", $what, " '{}': the word is reserved"), s)));
+                }
+                Ok(Self(s.into()))
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+            fn from_str(s: &str) -> Result<Self> {
+                Self::new(s)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Error;
+            fn try_from(s: String) -> Result<Self> {
+                Self::new(s)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(n: $name) -> String {
+                n.0.into()
+            }
+        }
+    };
+}
+
+name_type!(
+    /// Name of a model in the registry: one safe path segment.
+    ModelId, "model name", &[]
+);
+name_type!(
+    /// Name of a version of a model, e.g. `3` or `v2`. `latest` is a [`VersionChoice`], not a version.
+    Version, "version", &["latest"]
+);
+name_type!(
+    /// Who pays for a request.
+    Tenant, "tenant", &[]
+);
+
+impl Version {
+    /// The version as a number, if it is one in canonical form.
+    pub fn number(&self) -> Option<u64> {
+        let n: u64 = self.0.parse().ok()?;
+        (n.to_string() == *self.0).then_some(n)
+    }
+}
+
+impl Default for Tenant {
+    /// The tenant of requests that name none.
+    fn default() -> Self {
+        Tenant("default".into())
+    }
+}
+
+/// Which version a request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum VersionChoice {
+    /// What the registry's newest index entry calls latest.
+    #[default]
+    Latest,
+    /// This one.
+    Exact(Version),
+}
+
+impl FromStr for VersionChoice {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "" | "latest" => Ok(VersionChoice::Latest),
+            s => Version::new(s).map(VersionChoice::Exact),
+        }
+    }
+}
+
+/// A model as a request names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelRef {
+    /// The model.
+    pub id: ModelId,
+    /// The version asked for.
+    pub version: VersionChoice,
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            VersionChoice::Latest => write!(f, "'{}'", self.id),
+            VersionChoice::Exact(v) => write!(f, "'{}' version '{v}'", self.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_tricks_are_no_names() {
+        for bad in ["", ".", "..", "../x", "a/b", "a\\b", ".hidden", "-rf", "a b", "é", "a\0", "%2e%2e", &"x".repeat(129)] {
+            assert!(ModelId::new(bad).is_err(), "{bad:?}");
+        }
+        for good in ["digits", "a.b-c_d", "0", "text-classifier-v1", "_x"] {
+            assert_eq!(ModelId::new(good).unwrap().as_str(), good);
+        }
+        assert!(Version::new("latest").is_err());
+        assert_eq!(Version::new("12").unwrap().number(), Some(12));
+        assert_eq!(Version::new("012").unwrap().number(), None);
+        assert!(serde_json::from_str::<ModelId>("\"../x\"").is_err());
+    }
+}

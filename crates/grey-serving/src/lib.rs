@@ -2,6 +2,20 @@
 //! Uses `grey-core`, `grey-registry` and `grey-engine`; knows nothing of HTTP or gRPC.
 
 pub mod api;
+mod budget;
+mod clock;
+mod config;
+mod isa;
+mod metrics;
 mod node;
+mod profile;
+mod stats;
+mod wanted;
 
-pub use node::{AddRequest, BytesPermit, Node};
+pub use budget::BytesPermit;
+pub use config::{
+    BatchingConfig, HoldPolicy, INFLIGHT_BYTES_FALLBACK, LOAD_TIMEOUT_DEFAULT, MAX_BATCH_SIZE_DEFAULT,
+    MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN,
+    ServingConfig, THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
+};
+pub use node::{AddRequest, Node};

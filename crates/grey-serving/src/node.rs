@@ -6,7 +6,10 @@ use bytes::Bytes;
 use futures_util::Stream;
 use grey_core::{InferRequest, InferResponse, ModelId, ModelRef, Result, Version};
 
-use crate::api::{Added, EngineReport, ModelDetails, ModelStatistics, ModelStatus};
+use crate::{
+    BytesPermit,
+    api::{Added, EngineReport, ModelDetails, ModelStatistics, ModelStatus},
+};
 
 /// What is registered by [`Node::add`].
 #[derive(Clone, Debug)]
@@ -108,20 +111,6 @@ impl Node {
     /// Takes `bytes` of the node's budget for bodies, tensors and results in flight; `Overloaded`
     /// with a retry time if it is spent. The permit gives them back when dropped.
     pub fn take_bytes(&self, bytes: usize) -> Result<BytesPermit> {
-        todo!()
-    }
-}
-
-/// Bytes in flight, given back on drop.
-#[derive(Debug)]
-pub struct BytesPermit {
-    _bytes: usize,
-}
-
-impl BytesPermit {
-    /// Takes more under the same permit.
-    #[expect(unused_variables, clippy::todo, reason = "bodies arrive with the budget")]
-    pub fn grow(&mut self, bytes: usize) -> Result<()> {
         todo!()
     }
 }

@@ -1,0 +1,182 @@
+//! How a node serves, as typed and checked values. Fronts parse their files and flags into these.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use grey_core::{BatchAxis, ModelId};
+
+/// Most rows of one run, unless configured: the field's usual default (the user's document: 32).
+pub const MAX_BATCH_SIZE_DEFAULT: u32 = 32;
+/// Longest hold of a batch with [`Hold::Fill`], unless configured.
+pub const MAX_WAIT_DEFAULT: Duration = Duration::from_millis(100);
+/// Rows that may wait per version, unless configured: some thousand batches of the default size,
+/// beyond which a wait outlasts any caller's patience.
+pub const QUEUE_ROWS_MAX_DEFAULT: u32 = 65_536;
+/// Longest time for opening a model, unless configured: large files come from slow disks.
+pub const LOAD_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// Least run timeout where none is configured (the design, §4).
+pub const RUN_TIMEOUT_MIN: Duration = Duration::from_secs(10);
+/// The automatic run timeout is this many times the slowest measured bucket.
+pub const RUN_TIMEOUT_FACTOR: u32 = 20;
+/// Most threads that `auto` gives one run.
+pub const THREADS_AUTO_MAX: u32 = 4;
+/// A run of one row shorter than this gets one thread from `auto`: splitting it costs more than it gains.
+pub const THREADS_AUTO_ROW_TIME: Duration = Duration::from_millis(1);
+/// What a node takes in flight if it cannot learn how much memory there is.
+pub const INFLIGHT_BYTES_FALLBACK: u64 = 1 << 30;
+
+/// Whether a batch is held back to fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldPolicy {
+    /// An idle instance takes what is there at once.
+    None,
+    /// It waits for a full batch, or until the oldest row has waited this long.
+    Fill(Duration),
+}
+
+/// How requests of one version are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchingConfig {
+    /// Most rows of one run; 1 turns batching off.
+    pub max_batch_size: u32,
+    /// Whether a batch is held back.
+    pub hold: HoldPolicy,
+    /// Pad runs to multiples of this instead of powers of two.
+    pub pad_to_multiple: Option<u32>,
+}
+
+impl Default for BatchingConfig {
+    fn default() -> Self {
+        BatchingConfig { max_batch_size: MAX_BATCH_SIZE_DEFAULT, hold: HoldPolicy::None, pad_to_multiple: None }
+    }
+}
+
+/// How one model is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// How its requests are put together.
+    pub batching: BatchingConfig,
+    /// Threads of one run; `None` lets the node measure.
+    pub threads: Option<u32>,
+    /// Hosts per version, on one queue; at least 1.
+    pub instances: u32,
+    /// The operator's word on the batch axis; `None` lets the node probe.
+    pub batch_axis: Option<BatchAxis>,
+    /// When a run's host is ended; `None`: max([`RUN_TIMEOUT_MIN`], [`RUN_TIMEOUT_FACTOR`] × the
+    /// slowest measured bucket).
+    pub run_timeout: Option<Duration>,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            batching: BatchingConfig::default(),
+            threads: None,
+            instances: 1,
+            batch_axis: None,
+            run_timeout: None,
+        }
+    }
+}
+
+/// How a node serves.
+#[derive(Clone, Debug)]
+pub struct ServingConfig {
+    /// Run permits: the cores this node may use.
+    pub cores: u32,
+    /// Bytes of bodies, tensors and results in flight.
+    pub inflight_bytes_max: u64,
+    /// Rows that may wait per version.
+    pub queue_rows_max: u32,
+    /// Longest time for opening a model.
+    pub load_timeout: Duration,
+    /// Whether readiness waits for the restored models.
+    pub strict_ready: bool,
+    /// How models are served that have no entry of their own.
+    pub defaults: ModelConfig,
+    /// Models with settings of their own.
+    pub models: BTreeMap<ModelId, ModelConfig>,
+}
+
+impl Default for ServingConfig {
+    fn default() -> Self {
+        let machine = Machine::read();
+        ServingConfig {
+            cores: machine.cores,
+            inflight_bytes_max: machine.memory_bytes.map_or(INFLIGHT_BYTES_FALLBACK, |m| m / 4),
+            queue_rows_max: QUEUE_ROWS_MAX_DEFAULT,
+            load_timeout: LOAD_TIMEOUT_DEFAULT,
+            strict_ready: false,
+            defaults: ModelConfig::default(),
+            models: BTreeMap::new(),
+        }
+    }
+}
+
+impl ServingConfig {
+    /// How `id` is served.
+    pub fn model(&self, id: &ModelId) -> &ModelConfig {
+        self.models.get(id).unwrap_or(&self.defaults)
+    }
+}
+
+/// What this process may use of the machine: the cgroup's limits where they are tighter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Cores, rounded up from the cgroup's quota; at least 1.
+    pub cores: u32,
+    /// Bytes of memory, if it can be told.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Machine {
+    /// Reads `/proc` and the cgroup (v2).
+    pub fn read() -> Machine {
+        let text = |p: &Path| std::fs::read_to_string(p).ok();
+        let group = text(Path::new("/proc/self/cgroup"))
+            .and_then(|t| t.lines().find_map(|l| l.strip_prefix("0::/").map(str::to_owned)))
+            .map(|rel| PathBuf::from("/sys/fs/cgroup").join(rel));
+        // Limits of every ancestor hold, too; each file is absent where the group has no such limit.
+        let mut cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let mut memory = text(Path::new("/proc/meminfo")).as_deref().and_then(meminfo_total);
+        for dir in group.iter().flat_map(|g| g.ancestors()).take_while(|d| d.starts_with("/sys/fs/cgroup")) {
+            if let Some(n) = text(&dir.join("cpu.max")).as_deref().and_then(cpu_quota) {
+                cores = cores.min(n);
+            }
+            if let Some(m) = text(&dir.join("memory.max")).and_then(|t| t.trim().parse::<u64>().ok()) {
+                memory = Some(memory.map_or(m, |all| all.min(m)));
+            }
+        }
+        Machine { cores: u32::try_from(cores.max(1)).unwrap_or(u32::MAX), memory_bytes: memory }
+    }
+}
+
+/// `cpu.max` holds `quota period` in microseconds, or `max period`.
+fn cpu_quota(text: &str) -> Option<u64> {
+    let (quota, period) = text.trim().split_once(' ')?;
+    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
+    Some(quota.div_ceil(period.max(1)).max(1))
+}
+
+fn meminfo_total(text: &str) -> Option<u64> {
+    let kib: u64 = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_a_container_count() {
+        assert_eq!(cpu_quota("150000 100000\n"), Some(2));
+        assert_eq!(cpu_quota("max 100000\n"), None);
+        assert_eq!(cpu_quota("1000 100000"), Some(1));
+        assert_eq!(meminfo_total("MemTotal:       1024 kB\nMemFree: 1 kB\n"), Some(1 << 20));
+        let m = Machine::read();
+        assert!(m.cores >= 1 && m.memory_bytes.is_some_and(|b| b > 1 << 20));
+    }
+}

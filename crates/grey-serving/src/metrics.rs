@@ -1,0 +1,235 @@
+//! Prometheus metrics under the names of the design, §9.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use grey_core::{ErrorKind, ModelId, Tenant, Version};
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Distinct tenant labels; later ones share [`OTHER_TENANTS`]. Each costs a time series per model
+/// and status.
+const TENANT_LABELS_MAX: usize = 100;
+/// Label of tenants beyond the cap.
+const OTHER_TENANTS: &str = "_other";
+
+/// Upper bounds of latency buckets in seconds, 100 µs to 30 s.
+const SECONDS: [f64; 17] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// Upper bounds of batch-size buckets in rows.
+const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+    version: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InferenceLabels {
+    model: String,
+    version: String,
+    tenant: String,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
+
+/// All metrics of a node.
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+    duration: Histograms,
+    queue: Histograms,
+    execute: Histograms,
+    batch_size: Histograms,
+    inferences: Family<InferenceLabels, Counter>,
+    restarts: Family<ModelLabels, Counter>,
+    queue_rows: Family<ModelLabels, Gauge>,
+    rejected: Family<ReasonLabels, Counter>,
+    inflight_bytes: Gauge,
+    models_loaded: Gauge,
+    tenants: Mutex<HashSet<Tenant>>,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn rows() -> Histogram {
+    Histogram::new(ROWS)
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Arc<Self> {
+        let m = Metrics {
+            registry: Mutex::new(Registry::with_prefix("grey_ai")),
+            duration: Family::new_with_constructor(seconds),
+            queue: Family::new_with_constructor(seconds),
+            execute: Family::new_with_constructor(seconds),
+            batch_size: Family::new_with_constructor(rows),
+            inferences: Family::default(),
+            restarts: Family::default(),
+            queue_rows: Family::default(),
+            rejected: Family::default(),
+            inflight_bytes: Gauge::default(),
+            models_loaded: Gauge::default(),
+            tenants: Mutex::default(),
+        };
+        {
+            let mut r = m.registry.lock();
+            r.register(
+                "inference_duration_seconds",
+                "Time from the acceptance of a request to its answer",
+                m.duration.clone(),
+            );
+            r.register("queue_duration_seconds", "Time of a request in the queue", m.queue.clone());
+            r.register("execute_duration_seconds", "Time of one run of a model", m.execute.clone());
+            r.register("batch_size", "Rows of one run, before padding", m.batch_size.clone());
+            r.register("inferences", "Requests by outcome", m.inferences.clone());
+            r.register("engine_restarts", "Engine hosts started again after they died", m.restarts.clone());
+            r.register("queue_rows", "Rows waiting in the queue", m.queue_rows.clone());
+            r.register("rejected", "Requests refused before they were accepted, by reason", m.rejected.clone());
+            r.register("inflight_bytes", "Bytes of bodies, tensors and results in flight", m.inflight_bytes.clone());
+            r.register("models_loaded", "Versions that are ready", m.models_loaded.clone());
+        }
+        Arc::new(m)
+    }
+
+    /// The handles of one version.
+    pub(crate) fn model(self: &Arc<Self>, id: &ModelId, version: &Version) -> ModelMetrics {
+        let labels = ModelLabels { model: id.to_string(), version: version.to_string() };
+        ModelMetrics {
+            duration: self.duration.get_or_create_owned(&labels),
+            queue: self.queue.get_or_create_owned(&labels),
+            execute: self.execute.get_or_create_owned(&labels),
+            batch_size: self.batch_size.get_or_create_owned(&labels),
+            restarts: self.restarts.get_or_create_owned(&labels),
+            queue_rows: self.queue_rows.get_or_create_owned(&labels),
+            outcomes: Mutex::default(),
+            all: self.clone(),
+            labels,
+        }
+    }
+
+    /// Drops the series of a version that was removed.
+    pub(crate) fn forget(&self, id: &ModelId, version: &Version) {
+        let labels = ModelLabels { model: id.to_string(), version: version.to_string() };
+        for family in [&self.duration, &self.queue, &self.execute, &self.batch_size] {
+            family.remove(&labels);
+        }
+        self.restarts.remove(&labels);
+        self.queue_rows.remove(&labels);
+    }
+
+    pub(crate) fn rejected(&self, kind: ErrorKind) {
+        self.rejected.get_or_create(&ReasonLabels { reason: kind.name() }).inc();
+    }
+
+    /// OpenMetrics text of everything.
+    pub(crate) fn text(&self, inflight_bytes: u64, models_loaded: usize) -> String {
+        self.inflight_bytes.set(i64::try_from(inflight_bytes).unwrap_or(i64::MAX));
+        self.models_loaded.set(i64::try_from(models_loaded).unwrap_or(i64::MAX));
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _infallible = encode(&mut out, &self.registry.lock());
+        out
+    }
+
+    fn tenant_label(&self, tenant: &Tenant) -> String {
+        let mut known = self.tenants.lock();
+        if known.contains(tenant) || (known.len() < TENANT_LABELS_MAX && known.insert(tenant.clone())) {
+            tenant.to_string()
+        } else {
+            OTHER_TENANTS.to_owned()
+        }
+    }
+}
+
+/// The metrics of one version, looked up once.
+pub(crate) struct ModelMetrics {
+    pub(crate) queue: Histogram,
+    pub(crate) execute: Histogram,
+    pub(crate) batch_size: Histogram,
+    pub(crate) restarts: Counter,
+    pub(crate) queue_rows: Gauge,
+    duration: Histogram,
+    // Tenants here are bounded as labels are; a tenant beyond the cap maps to the shared counter.
+    outcomes: Mutex<HashMap<(Tenant, &'static str), Counter>>,
+    all: Arc<Metrics>,
+    labels: ModelLabels,
+}
+
+impl ModelMetrics {
+    /// A request ended: `ok` or the error's kind.
+    pub(crate) fn finished(&self, tenant: &Tenant, outcome: Result<Duration, ErrorKind>) {
+        let status = match outcome {
+            Ok(total) => {
+                self.duration.observe(total.as_secs_f64());
+                "ok"
+            }
+            Err(kind) => kind.name(),
+        };
+        let mut outcomes = self.outcomes.lock();
+        if let Some(counter) = outcomes.get(&(tenant.clone(), status)) {
+            counter.inc();
+            return;
+        }
+        let tenant_label = self.all.tenant_label(tenant);
+        let capped = tenant_label == OTHER_TENANTS;
+        let counter = self.all.inferences.get_or_create_owned(&InferenceLabels {
+            model: self.labels.model.clone(),
+            version: self.labels.version.clone(),
+            tenant: tenant_label,
+            status,
+        });
+        counter.inc();
+        if !capped {
+            outcomes.insert((tenant.clone(), status), counter);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_has_the_documented_names_and_capped_tenants() {
+        let all = Metrics::new();
+        let m = all.model(&ModelId::new("digits").unwrap(), &Version::new("1").unwrap());
+        for i in 0..=TENANT_LABELS_MAX {
+            m.finished(&Tenant::new(format!("t{i}")).unwrap(), Ok(Duration::from_millis(2)));
+        }
+        m.finished(&Tenant::default(), Err(ErrorKind::ModelFailed));
+        m.batch_size.observe(8.0);
+        all.rejected(ErrorKind::Overloaded);
+        let text = all.text(7, 1);
+        for line in [
+            r#"grey_ai_inferences_total{model="digits",version="1",tenant="t0",status="ok"} 1"#,
+            r#"grey_ai_inferences_total{model="digits",version="1",tenant="_other",status="ok"} 1"#,
+            r#"grey_ai_inferences_total{model="digits",version="1",tenant="_other",status="model_failed"} 1"#,
+            r#"grey_ai_inference_duration_seconds_count{model="digits",version="1"} 101"#,
+            r#"grey_ai_batch_size_bucket{le="8.0",model="digits",version="1"} 1"#,
+            r#"grey_ai_rejected_total{reason="overloaded"} 1"#,
+            "grey_ai_inflight_bytes 7",
+            "grey_ai_models_loaded 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        all.forget(&ModelId::new("digits").unwrap(), &Version::new("1").unwrap());
+        assert!(!all.text(0, 0).contains("grey_ai_batch_size_bucket{"));
+    }
+}

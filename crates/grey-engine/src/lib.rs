@@ -2,4 +2,23 @@
 //! memory, supervision, and the engines themselves. Depends on `grey-core` alone; knows nothing of
 //! HTTP, registries, tenants or queues.
 
+mod clock;
+pub mod contain;
+pub mod discover;
 pub mod engine;
+pub mod engines;
+mod host;
+mod launch;
+pub mod memory;
+pub mod protocol;
+pub mod supervise;
+mod wire;
+
+pub use engine::{EngineInfo, EngineKind, LoadOptions};
+pub use host::{OpenEngine, host_main};
+pub use launch::{
+    Artifact, BatchInput, Hello, Host, HostCommand, HostError, HostExit, Isolation, Launcher, LoadedModel, RunError,
+    RunOutput, RunOutputs,
+};
+pub use memory::{SealedFile, SealedFileWriter};
+pub use protocol::ModelHandle;

@@ -1,0 +1,149 @@
+//! Containment of a host, applied by the host to itself before it opens a runtime or starts a
+//! thread: models are untrusted, and what holds for the main thread holds for all later ones.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, RestrictionStatus,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use serde::{Deserialize, Serialize};
+
+/// Open files a host may have: a runtime needs its libraries and a few of `/proc` and `/sys`.
+const OPEN_FILES_MAX: u64 = 1024;
+/// First descriptor that a host has no use for when it starts.
+const FIRST_FOREIGN_DESCRIPTOR: u32 = 3;
+
+/// What every runtime reads: the loader, system libraries, the CPU's description. Absent ones are skipped.
+const SYSTEM_READ: [&str; 14] = [
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/etc/nsswitch.conf",
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/sys/vm",
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+    "/dev/urandom",
+    "/dev/random",
+];
+/// What a runtime may write.
+const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
+
+/// What a host may use and read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Address space of the process, bytes; `None`: no limit.
+    pub address_space_bytes: Option<u64>,
+    /// Folders and files that may be read beside the runtime's own: the versions' folders.
+    pub readable: Vec<PathBuf>,
+}
+
+/// A layer that holds.
+const HOLDS: &str = "yes";
+
+/// Closes every descriptor but standard input, output and error.
+pub fn close_foreign_descriptors() -> io::Result<()> {
+    // SAFETY: called at the start of a host, when no other descriptor is in use by this process.
+    let closed = unsafe { libc::close_range(FIRST_FOREIGN_DESCRIPTOR, libc::c_uint::MAX, 0) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps other processes of the same user from reading this one's memory.
+pub fn protect_memory() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Applies every layer that the kernel has; the report says for each whether it holds, else why not.
+pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
+    let mut report = BTreeMap::new();
+    let mut layer = |name: &str, result: Result<String, String>| {
+        report.insert(name.to_owned(), result.unwrap_or_else(|why| format!("no: {why}")));
+    };
+    let plain = |r: Result<(), rustix::io::Errno>| r.map(|()| HOLDS.to_owned()).map_err(|e| e.to_string());
+    layer("no_new_privs", plain(rustix::thread::set_no_new_privs(true)));
+    layer("not_dumpable", protect_memory().map(|()| HOLDS.to_owned()).map_err(|e| e.to_string()));
+    layer("limits", plain(set_limits(limits)));
+    layer("descriptors", Ok(HOLDS.to_owned()));
+    layer("landlock", restrict(limits, library));
+    layer("seccomp", Err("not built yet".to_owned()));
+    report
+}
+
+fn set_limits(limits: &Limits) -> Result<(), rustix::io::Errno> {
+    let both = |n| Rlimit { current: Some(n), maximum: Some(n) };
+    setrlimit(Resource::Core, both(0))?;
+    let allowed = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES_MAX);
+    setrlimit(Resource::Nofile, both(OPEN_FILES_MAX.min(allowed)))?;
+    if let Some(bytes) = limits.address_space_bytes {
+        setrlimit(Resource::As, both(bytes))?;
+    }
+    Ok(())
+}
+
+/// The folder of packages that a library belongs to, so that libraries of sibling packages that it
+/// links to (CUDA's, say) are found; else its own folder.
+fn library_root(library: &Path) -> Option<&Path> {
+    let packages = |p: &&Path| p.file_name().is_some_and(|n| n == "site-packages" || n == "dist-packages");
+    library.ancestors().find(packages).or_else(|| library.parent())
+}
+
+fn restrict(limits: &Limits, library: &Path) -> Result<String, String> {
+    let abi = ABI::V7;
+    let read: BitFlags<AccessFs> = AccessFs::from_read(abi);
+    let write = AccessFs::WriteFile | AccessFs::ReadFile;
+    let real = std::fs::canonicalize(library).unwrap_or_else(|_| library.to_owned());
+    let readable = SYSTEM_READ
+        .iter()
+        .map(Path::new)
+        .chain(library_root(library))
+        .chain(library_root(&real))
+        .chain(limits.readable.iter().map(PathBuf::as_path));
+    let made = || -> Result<RestrictionStatus, landlock::RulesetError> {
+        let mut rules = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .scope(Scope::from_all(abi))?
+            .create()?;
+        for path in readable {
+            if let Ok(fd) = PathFd::new(path) {
+                let access = if path.is_dir() { read } else { read & AccessFs::from_file(abi) };
+                rules = rules.add_rule(PathBeneath::new(fd, access))?;
+            }
+        }
+        for path in SYSTEM_WRITE {
+            if let Ok(fd) = PathFd::new(path) {
+                rules = rules.add_rule(PathBeneath::new(fd, write))?;
+            }
+        }
+        rules.restrict_self()
+    };
+    let status = made().map_err(|e| e.to_string())?;
+    match status.ruleset {
+        RulesetStatus::FullyEnforced => Ok(format!("{HOLDS} (files, TCP, signals, abstract sockets)")),
+        RulesetStatus::PartiallyEnforced => Ok(format!("{HOLDS}, as far as this kernel can")),
+        RulesetStatus::NotEnforced => Err("this kernel has no Landlock, or it is switched off".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_of_a_wheel_s_library_is_its_packages() {
+        let in_wheel = Path::new("/v/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0");
+        assert_eq!(library_root(in_wheel), Some(Path::new("/v/lib/python3.11/site-packages")));
+        assert_eq!(library_root(Path::new("/opt/ort/libonnxruntime.so")), Some(Path::new("/opt/ort")));
+    }
+}

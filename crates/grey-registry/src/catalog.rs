@@ -1,0 +1,498 @@
+//! Models and versions in an object store.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io::Write,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, Version, VersionChoice};
+use object_store::{
+    ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as StorePath,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, RwLock};
+
+use crate::{
+    hash::{FilePath, ModelHash, Sha256Hash},
+    manifest::{DOCUMENT_BYTES_MAX, FORMAT, Index, IndexEntry, LATEST, Manifest, ModelFile, parse},
+};
+
+/// Files of one version.
+const FILES_MAX: usize = 10_000;
+/// Digits of an index entry's name, so that names sort as numbers do.
+const SEQUENCE_DIGITS: usize = 12;
+/// Uploads to a store that may be under way at once for one file.
+const PARTS_IN_FLIGHT_MAX: usize = 4;
+
+/// The time, as whoever owns the catalog tells it: Unix seconds.
+pub type Now = fn() -> u64;
+
+/// Models and versions in an object store. Cheap to clone. One process writes to a store at a
+/// time (the data folder's lock sees to that); the index is read once and kept in memory.
+#[derive(Clone)]
+pub struct Catalog(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    now: Now,
+    models: RwLock<BTreeMap<ModelId, Arc<Index>>>,
+    /// Held while an index entry is made.
+    writing: Mutex<()>,
+    /// Names of uploads of this process, so that a sweep leaves them alone.
+    uploads: std::sync::Mutex<(u64, HashSet<String>)>,
+}
+
+/// What the node knows of a version when its files are there.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// The engine that opens it.
+    pub engine: String,
+    /// What it takes and gives.
+    pub signature: Signature,
+    /// Free metadata.
+    pub metadata: BTreeMap<String, String>,
+}
+
+fn model_path(id: &ModelId) -> StorePath {
+    StorePath::from_iter(["models", id.as_str()])
+}
+
+fn manifest_path(id: &ModelId, version: &Version) -> StorePath {
+    StorePath::from_iter(["models", id.as_str(), "versions", version.as_str(), "manifest.json"])
+}
+
+fn entry_path(id: &ModelId, sequence: u64) -> StorePath {
+    StorePath::from_iter(["models", id.as_str(), "index", &format!("{sequence:0SEQUENCE_DIGITS$}.json")])
+}
+
+fn upload_path(id: &ModelId, upload: &str) -> StorePath {
+    StorePath::from_iter(["models", id.as_str(), "files", upload])
+}
+
+fn file_path(id: &ModelId, upload: &str, file: &FilePath) -> StorePath {
+    file.as_str().split('/').fold(upload_path(id, upload), |path, part| path.join(part))
+}
+
+fn store_error(what: &str, path: &StorePath, e: &object_store::Error) -> Error {
+    // The whole chain: "builder error" alone helps nobody.
+    let mut text = e.to_string();
+    let mut source = std::error::Error::source(e);
+    while let Some(s) = source {
+        let s_text = s.to_string();
+        if !text.contains(&s_text) {
+            text = format!("{text}: {s_text}");
+        }
+        source = s.source();
+    }
+    Error::internal(format!("registry: cannot {what} {path}: {text}"))
+}
+
+impl Catalog {
+    /// Reads the index of every model and sweeps away what interrupted changes left behind.
+    pub async fn open(store: Arc<dyn ObjectStore>, now: Now) -> Result<Catalog> {
+        let inner = Inner {
+            store,
+            now,
+            models: RwLock::default(),
+            writing: Mutex::new(()),
+            uploads: std::sync::Mutex::default(),
+        };
+        let catalog = Catalog(Arc::new(inner));
+        let root = StorePath::from("models");
+        let listed = catalog.0.store.list_with_delimiter(Some(&root)).await;
+        let listed = listed.map_err(|e| store_error("list", &root, &e))?;
+        for prefix in listed.common_prefixes {
+            let name = prefix.filename().unwrap_or_default();
+            let id = ModelId::new(name).map_err(|e| e.context("registry"))?;
+            if let Some(index) = catalog.read_index(&id).await? {
+                catalog.sweep(&id, Some(&index)).await;
+                catalog.0.models.write().await.insert(id, Arc::new(index));
+            } else {
+                catalog.sweep(&id, None).await;
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// Every model that has versions, by name.
+    pub async fn list(&self) -> Vec<(ModelId, Arc<Index>)> {
+        let models = self.0.models.read().await;
+        let live = models.iter().filter(|(_, i)| !i.entry.versions.is_empty());
+        live.map(|(id, i)| (id.clone(), i.clone())).collect()
+    }
+
+    /// A model's index. `NotFound` if it has no versions.
+    pub async fn index(&self, id: &ModelId) -> Result<Arc<Index>> {
+        let index = self.0.models.read().await.get(id).filter(|i| !i.entry.versions.is_empty()).cloned();
+        index.ok_or_else(|| Error::not_found(format!("Request for unknown model: '{id}' is not found")))
+    }
+
+    /// The version that a request means. `NotFound` names the versions that there are.
+    pub async fn resolve(&self, model: &ModelRef) -> Result<Arc<Manifest>> {
+        let index = self.index(&model.id).await?;
+        let version = match &model.version {
+            VersionChoice::Latest => index.latest(),
+            VersionChoice::Exact(v) => Some(v),
+        };
+        version.and_then(|v| index.manifests.get(v)).cloned().ok_or_else(|| {
+            let there: Vec<&str> = index.manifests.keys().map(Version::as_str).collect();
+            let asked = version.map_or("latest", Version::as_str);
+            Error::not_found(format!(
+                "Request for unknown model: '{}' version '{asked}' is not found; there are versions {}",
+                model.id,
+                there.join(", ")
+            ))
+        })
+    }
+
+    /// Writes a file's bytes to `out`, hashing them on the way. What is written is right only if
+    /// this returns `Ok`: a wrong hash or size is [`ErrorKind::LoadFailed`] with both values.
+    pub async fn fetch(&self, id: &ModelId, upload: &str, file: &ModelFile, out: &mut (dyn Write + Send)) -> Result<()> {
+        let path = file_path(id, upload, &file.path);
+        let mut bytes = match self.0.store.get(&path).await {
+            Ok(r) => r.into_stream(),
+            Err(object_store::Error::NotFound { .. }) => {
+                return Err(Error::new(
+                    ErrorKind::LoadFailed,
+                    format!("file '{}' of model '{id}' is gone from the registry ({path})", file.path),
+                ));
+            }
+            Err(e) => return Err(store_error("read", &path, &e)),
+        };
+        let (mut hash, mut size) = (Sha256::new(), 0u64);
+        while let Some(chunk) = bytes.try_next().await.map_err(|e| store_error("read", &path, &e))? {
+            hash.update(&chunk);
+            size += chunk.len() as u64;
+            out.write_all(&chunk)
+                .map_err(|e| Error::internal(format!("cannot hold file '{}' of model '{id}': {e}", file.path)))?;
+        }
+        let found = Sha256Hash(hash.finalize().into());
+        if (found, size) != (file.sha256, file.size) {
+            return Err(Error::new(
+                ErrorKind::LoadFailed,
+                format!(
+                    "file '{}' of model '{id}' was changed: the manifest says SHA-256 {} and {} bytes, the registry \
+                     holds {found} and {size} bytes",
+                    file.path, file.sha256, file.size
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where a version's files lie in the store.
+    pub fn folder(id: &ModelId, upload: &str) -> StorePath {
+        upload_path(id, upload)
+    }
+
+    /// Begins to add a version: the next integer if none is named.
+    pub async fn begin_add(&self, id: ModelId, version: Option<Version>) -> Result<AddSession> {
+        if let Some(v) = &version
+            && let Ok(index) = self.index(&id).await
+            && index.entry.removed.contains(v)
+        {
+            return Err(removed(&id, v));
+        }
+        let upload = {
+            let mut uploads = self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            uploads.0 += 1;
+            // Unique in this store: time, process and a counter. Nothing else hangs on the name.
+            let name = format!("{:012x}-{:08x}-{:06x}", (self.0.now)(), std::process::id(), uploads.0);
+            uploads.1.insert(name.clone());
+            name
+        };
+        Ok(AddSession { catalog: self.clone(), id, version, upload, files: Vec::new(), committed: false })
+    }
+
+    /// Removes a version, or all. The tombstone goes first, so that no request finds half of it.
+    pub async fn remove(&self, id: &ModelId, version: Option<&Version>) -> Result<Vec<Version>> {
+        let _writing = self.0.writing.lock().await;
+        let index = self.index(id).await?;
+        let gone: Vec<Version> = match version {
+            None => index.entry.versions.keys().cloned().collect(),
+            Some(v) if index.entry.versions.contains_key(v) => vec![v.clone()],
+            Some(v) => {
+                self.resolve(&ModelRef { id: id.clone(), version: VersionChoice::Exact(v.clone()) }).await?;
+                return Err(Error::internal(format!("version '{v}' is listed but has no manifest")));
+            }
+        };
+        let names: Vec<&str> = gone.iter().map(Version::as_str).collect();
+        let mut entry = IndexEntry::next(Some(&index.entry), (self.0.now)(), format!("remove {}", names.join(" ")));
+        let mut manifests = index.manifests.clone();
+        for v in &gone {
+            entry.versions.remove(v);
+            entry.removed.insert(v.clone());
+            manifests.remove(v);
+        }
+        entry.settle_latest();
+        let after = Index { entry, manifests };
+        self.write_entry(id, &after).await?;
+        self.sweep(id, Some(&after)).await;
+        Ok(gone)
+    }
+
+    async fn read_document(&self, path: &StorePath) -> Result<Bytes> {
+        let got = self.0.store.get(path).await.map_err(|e| store_error("read", path, &e))?;
+        if got.meta.size > DOCUMENT_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("registry: {path} has {} bytes, at most {DOCUMENT_BYTES_MAX} are expected", got.meta.size),
+            ));
+        }
+        got.bytes().await.map_err(|e| store_error("read", path, &e))
+    }
+
+    async fn read_index(&self, id: &ModelId) -> Result<Option<Index>> {
+        let dir = model_path(id).join("index");
+        let entries: Vec<_> =
+            self.0.store.list(Some(&dir)).try_collect().await.map_err(|e| store_error("list", &dir, &e))?;
+        let number = |p: &StorePath| p.filename()?.strip_suffix(".json")?.parse::<u64>().ok();
+        let Some(newest) = entries.iter().filter_map(|m| number(&m.location)).max() else { return Ok(None) };
+        let path = entry_path(id, newest);
+        let entry: IndexEntry = parse(&format!("registry: {path}"), &self.read_document(&path).await?)?;
+        let mut manifests = BTreeMap::new();
+        for (version, hash) in &entry.versions {
+            let path = manifest_path(id, version);
+            let m: Manifest = parse(&format!("registry: {path}"), &self.read_document(&path).await?)?;
+            if m.id != *id || m.version != *version || m.model_hash != *hash {
+                return Err(Error::new(
+                    ErrorKind::FailedPrecondition,
+                    format!("registry: {path} is not the manifest that the index means: its model_hash is {}, the index says {hash}", m.model_hash),
+                ));
+            }
+            manifests.insert(version.clone(), Arc::new(m));
+        }
+        Ok(Some(Index { entry, manifests }))
+    }
+
+    /// Makes an index entry; the caller holds `writing`.
+    async fn write_entry(&self, id: &ModelId, index: &Index) -> Result<()> {
+        let path = entry_path(id, index.entry.sequence);
+        self.create(&path, &index.entry).await?.then_some(()).ok_or_else(|| {
+            Error::new(
+                ErrorKind::FailedPrecondition,
+                format!("registry: another node wrote {path} first; only one node may write to a registry"),
+            )
+        })?;
+        self.0.models.write().await.insert(id.clone(), Arc::new(index.clone()));
+        Ok(())
+    }
+
+    /// Creates a document; `false` if one of this name is there.
+    async fn create(&self, path: &StorePath, document: &impl serde::Serialize) -> Result<bool> {
+        let text = serde_json::to_vec_pretty(document).map_err(|e| Error::internal(format!("cannot write {path}: {e}")))?;
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.0.store.put_opts(path, PutPayload::from(text), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(e) => Err(store_error("write", path, &e)),
+        }
+    }
+
+    /// Deletes files and manifests that the index does not list. Failures are logged: what is left
+    /// is invisible and is tried again at the next start.
+    async fn sweep(&self, id: &ModelId, index: Option<&Index>) {
+        let uploading = self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1.clone();
+        let kept: HashSet<&str> = index.iter().flat_map(|i| i.manifests.values()).map(|m| m.upload.as_str()).collect();
+        let root = model_path(id);
+        let objects: Vec<StorePath> = match self.0.store.list(Some(&root)).map_ok(|m| m.location).try_collect().await {
+            Ok(all) => all,
+            Err(e) => {
+                tracing::warn!("{}", store_error("list", &root, &e));
+                return;
+            }
+        };
+        for path in objects {
+            let parts: Vec<String> = path.parts().skip(2).map(|p| p.as_ref().to_owned()).collect();
+            let stale = match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+                ["files", upload, ..] => !kept.contains(upload) && !uploading.contains(*upload),
+                ["versions", version, "manifest.json"] => {
+                    !index.is_some_and(|i| i.manifests.keys().any(|v| v.as_str() == *version))
+                }
+                _ => false,
+            };
+            if stale && let Err(e) = self.0.store.delete(&path).await {
+                tracing::warn!("{}", store_error("delete", &path, &e));
+            }
+        }
+    }
+}
+
+fn removed(id: &ModelId, v: &Version) -> Error {
+    Error::new(
+        ErrorKind::AlreadyExists,
+        format!("version '{v}' of model '{id}' was removed, and a version's name is never used again: choose another"),
+    )
+}
+
+/// A version on its way into the catalog. Dropped without [`AddSession::commit`] it leaves nothing
+/// that anybody can see.
+pub struct AddSession {
+    catalog: Catalog,
+    id: ModelId,
+    version: Option<Version>,
+    upload: String,
+    files: Vec<ModelFile>,
+    committed: bool,
+}
+
+impl AddSession {
+    /// Streams one file in. More than `bytes_max` bytes are [`ErrorKind::TooLarge`].
+    pub async fn file<S>(&mut self, path: FilePath, mut body: S, bytes_max: u64) -> Result<()>
+    where
+        S: Stream<Item = Result<Bytes>> + Send + Unpin,
+    {
+        if self.files.iter().any(|f| f.path == path) {
+            return Err(Error::invalid(format!("file '{path}' is given twice")));
+        }
+        if self.files.len() == FILES_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, format!("a version has at most {FILES_MAX} files")));
+        }
+        let at = file_path(&self.id, &self.upload, &path);
+        let failed = |e: object_store::Error| store_error("write", &at, &e);
+        let upload = self.catalog.0.store.put_multipart(&at).await.map_err(failed)?;
+        let mut writer = WriteMultipart::new(upload);
+        let (mut hash, mut size) = (Sha256::new(), 0u64);
+        let outcome = loop {
+            match body.next().await {
+                None => break Ok(()),
+                Some(Err(e)) => break Err(e),
+                Some(Ok(chunk)) => {
+                    size += chunk.len() as u64;
+                    if size > bytes_max {
+                        let m = format!("file '{path}' is larger than the {bytes_max} bytes that an upload may have");
+                        break Err(Error::new(ErrorKind::TooLarge, m));
+                    }
+                    hash.update(&chunk);
+                    if let Err(e) = writer.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await {
+                        break Err(failed(e));
+                    }
+                    writer.put(chunk);
+                }
+            }
+        };
+        if let Err(e) = outcome {
+            if let Err(e) = writer.abort().await {
+                tracing::warn!("{}", store_error("abort the upload of", &at, &e));
+            }
+            return Err(e);
+        }
+        writer.finish().await.map_err(failed)?;
+        self.files.push(ModelFile { path, size, sha256: Sha256Hash(hash.finalize().into()) });
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(())
+    }
+
+    /// The files so far, in byte order of their paths.
+    pub fn files(&self) -> &[ModelFile] {
+        &self.files
+    }
+
+    /// The folder of the files, for [`Catalog::fetch`] before the commit.
+    pub fn upload(&self) -> &str {
+        &self.upload
+    }
+
+    /// The hash over the files so far.
+    pub fn model_hash(&self) -> Result<ModelHash> {
+        ModelHash::of(self.files.iter().map(|f| (&f.path, f.sha256)))
+            .ok_or_else(|| Error::invalid("a version needs at least one file"))
+    }
+
+    /// The registered version that these bytes already are: any version if none was named, else
+    /// that one (and an error if it has other bytes).
+    pub async fn existing(&self) -> Result<Option<Arc<Manifest>>> {
+        let hash = self.model_hash()?;
+        let Ok(index) = self.catalog.index(&self.id).await else { return Ok(None) };
+        match &self.version {
+            // The newest of equals, should an operator have given the same bytes several names.
+            None => Ok(index.manifests.values().filter(|m| m.model_hash == hash).max_by_key(|m| m.created).cloned()),
+            Some(v) => match index.manifests.get(v) {
+                None => Ok(None),
+                Some(m) if m.model_hash == hash => Ok(Some(m.clone())),
+                Some(m) => Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!(
+                        "version '{v}' of model '{}' exists with other bytes: it has {}, these are {hash}; versions are \
+                         immutable, choose another name",
+                        self.id, m.model_hash
+                    ),
+                )),
+            },
+        }
+    }
+
+    /// Makes the version visible and the latest.
+    pub async fn commit(mut self, draft: Draft) -> Result<Arc<Manifest>> {
+        let catalog = self.catalog.clone();
+        let _writing = catalog.0.writing.lock().await;
+        // Somebody may have added the same meanwhile.
+        if let Some(there) = self.existing().await? {
+            return Ok(there);
+        }
+        let before = catalog.0.models.read().await.get(&self.id).cloned();
+        let time = (catalog.0.now)();
+        let mut entry = IndexEntry::next(before.as_ref().map(|i| &i.entry), time, String::new());
+        let version = match self.version.clone() {
+            Some(v) if entry.removed.contains(&v) => return Err(removed(&self.id, &v)),
+            Some(v) => v,
+            None => Version::new(entry.next_integer().to_string())?,
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            id: self.id.clone(),
+            version: version.clone(),
+            model_hash: self.model_hash()?,
+            upload: self.upload.clone(),
+            files: self.files.clone(),
+            engine: draft.engine,
+            signature: draft.signature,
+            metadata: draft.metadata,
+            created: time,
+        };
+        let path = manifest_path(&self.id, &version);
+        if !catalog.create(&path, &manifest).await? {
+            // Not listed by the index: an add was interrupted behind its manifest. Nobody saw it.
+            catalog.0.store.delete(&path).await.map_err(|e| store_error("delete", &path, &e))?;
+            if !catalog.create(&path, &manifest).await? {
+                return Err(Error::internal(format!("registry: {path} was written by somebody else")));
+            }
+        }
+        entry.action = format!("add {version}");
+        entry.versions.insert(version.clone(), manifest.model_hash);
+        entry.labels.insert(LATEST.to_owned(), version.clone());
+        let manifest = Arc::new(manifest);
+        let mut manifests = before.map(|i| i.manifests.clone()).unwrap_or_default();
+        manifests.insert(version, manifest.clone());
+        catalog.write_entry(&self.id, &Index { entry, manifests }).await?;
+        self.committed = true;
+        Ok(manifest)
+    }
+}
+
+impl Drop for AddSession {
+    fn drop(&mut self) {
+        let mut uploads = self.catalog.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        uploads.1.remove(&self.upload);
+        drop(uploads);
+        if self.committed || self.files.is_empty() {
+            return;
+        }
+        let (catalog, id, upload) = (self.catalog.clone(), self.id.clone(), self.upload.clone());
+        let files = std::mem::take(&mut self.files);
+        // Without a runtime (at the very end of a process) the next start sweeps.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for f in files {
+                    let path = file_path(&id, &upload, &f.path);
+                    if let Err(e) = catalog.0.store.delete(&path).await {
+                        tracing::warn!("{}", store_error("delete", &path, &e));
+                    }
+                }
+            });
+        }
+    }
+}

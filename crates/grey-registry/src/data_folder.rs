@@ -1,0 +1,114 @@
+//! The folder that a node owns: its format, its lock, and the local store in it.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use grey_core::{Error, ErrorKind, Result};
+use object_store::local::LocalFileSystem;
+use rustix::fs::{FlockOperation, flock};
+
+/// Format of the folder that this build makes.
+const FORMAT: &str = "1";
+
+/// A data folder, locked for as long as this value lives.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+fn failed(what: &str, path: &Path, e: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::FailedPrecondition, format!("cannot {what} {}: {e}", path.display()))
+}
+
+impl DataFolder {
+    /// Opens or makes `path` and locks it against other nodes.
+    pub fn open(path: &Path) -> Result<DataFolder> {
+        let path = std::path::absolute(path).map_err(|e| failed("find", path, &e))?;
+        std::fs::create_dir_all(path.join("registry")).map_err(|e| failed("make the data folder", &path, &e))?;
+        let lock = lock(&path)?;
+        let format = path.join("format");
+        match std::fs::read_to_string(&format) {
+            Ok(found) if found.trim() == FORMAT => {}
+            Ok(found) => {
+                let found: String = found.trim().chars().take(20).collect();
+                return Err(Error::new(
+                    ErrorKind::FailedPrecondition,
+                    format!("the data folder {} has format '{found}'; this Grey reads up to {FORMAT}", path.display()),
+                ));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::write(&format, format!("{FORMAT}\n")).map_err(|e| failed("write", &format, &e))?;
+            }
+            Err(e) => return Err(failed("read", &format, &e)),
+        }
+        Ok(DataFolder { path, _lock: lock })
+    }
+
+    /// Where it is, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the store's objects lie as files.
+    pub fn store_path(&self) -> PathBuf {
+        self.path.join("registry")
+    }
+
+    /// The local object store in it.
+    pub fn store(&self) -> Result<Arc<LocalFileSystem>> {
+        let path = self.store_path();
+        let store = LocalFileSystem::new_with_prefix(&path).map_err(|e| failed("open the registry", &path, &e))?;
+        Ok(Arc::new(store.with_automatic_cleanup(true)))
+    }
+}
+
+fn lock(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let mut file = open.map_err(|e| failed("open", &path, &e))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        // Only for the message: without it the message says less.
+        let _unreadable = file.read_to_string(&mut holder);
+        let holder = holder.trim();
+        let by = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+        return Err(Error::new(
+            ErrorKind::FailedPrecondition,
+            format!("the data folder {} is in use by another node{by}; give each node its own with --data", folder.display()),
+        ));
+    }
+    file.rewind()
+        .and_then(|()| file.set_len(0))
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .map_err(|e| failed("write", &path, &e))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_node_a_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataFolder::open(dir.path()).unwrap();
+        let e = DataFolder::open(dir.path()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::FailedPrecondition);
+        assert!(e.message().contains(&format!("in use by another node (process {})", std::process::id())), "{e}");
+        drop(first);
+        DataFolder::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_newer_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataFolder::open(dir.path()).unwrap());
+        std::fs::write(dir.path().join("format"), "2\n").unwrap();
+        assert!(DataFolder::open(dir.path()).unwrap_err().message().contains("has format '2'"));
+    }
+}

@@ -1,0 +1,174 @@
+//! Manifests and index entries: JSON on the outside, checked types inside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use grey_core::{Error, ErrorKind, ModelId, Result, Signature, Version};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::hash::{FilePath, ModelHash, Sha256Hash};
+
+/// Format of manifests and index entries that this build writes.
+pub(crate) const FORMAT: u32 = 1;
+/// Largest manifest or index entry that is read, in bytes.
+pub(crate) const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
+/// The label that requests without a version follow.
+pub(crate) const LATEST: &str = "latest";
+
+/// A file of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFile {
+    /// Its path in the version.
+    pub path: FilePath,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of its bytes.
+    pub sha256: Sha256Hash,
+}
+
+/// What a version is. Immutable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format of this document.
+    pub format: u32,
+    /// The model.
+    pub id: ModelId,
+    /// The version.
+    pub version: Version,
+    /// Hash over all files.
+    pub model_hash: ModelHash,
+    /// Folder of the files under the model's, made new for each upload.
+    pub upload: String,
+    /// The files, in byte order of their paths.
+    pub files: Vec<ModelFile>,
+    /// The engine that opens it.
+    pub engine: String,
+    /// What it takes and gives, as that engine read it from the model.
+    pub signature: Signature,
+    /// Whatever the operator wants to remember.
+    pub metadata: BTreeMap<String, String>,
+    /// When it was registered, Unix seconds.
+    pub created: u64,
+}
+
+/// One entry of a model's index: the whole state after one change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexEntry {
+    /// Format of this document.
+    pub format: u32,
+    /// Its place in the sequence, from 1.
+    pub sequence: u64,
+    /// When it was made, Unix seconds.
+    pub time: u64,
+    /// What changed, for people.
+    pub action: String,
+    /// The versions that exist, and their hashes.
+    pub versions: BTreeMap<Version, ModelHash>,
+    /// Names that were used and are not used again.
+    pub removed: BTreeSet<Version>,
+    /// Label → version; `latest` among them.
+    pub labels: BTreeMap<String, Version>,
+}
+
+impl IndexEntry {
+    /// The next entry, before its change.
+    pub(crate) fn next(previous: Option<&IndexEntry>, time: u64, action: String) -> IndexEntry {
+        IndexEntry {
+            format: FORMAT,
+            sequence: previous.map_or(1, |p| p.sequence + 1),
+            time,
+            action,
+            versions: previous.map(|p| p.versions.clone()).unwrap_or_default(),
+            removed: previous.map(|p| p.removed.clone()).unwrap_or_default(),
+            labels: previous.map(|p| p.labels.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// The least integer above all integers ever used as a version.
+    pub(crate) fn next_integer(&self) -> u64 {
+        let used = self.versions.keys().chain(&self.removed).filter_map(Version::number);
+        used.max().unwrap_or(0).saturating_add(1)
+    }
+
+    /// Points `latest` at the highest remaining version if it points at none: integers by value,
+    /// above all other names by name.
+    pub(crate) fn settle_latest(&mut self) {
+        self.labels.retain(|_, v| self.versions.contains_key(v));
+        if !self.labels.contains_key(LATEST)
+            && let Some(v) = self.versions.keys().max_by_key(|v| (v.number(), (*v).clone()))
+        {
+            self.labels.insert(LATEST.to_owned(), v.clone());
+        }
+    }
+}
+
+/// A model's newest index entry with the manifests that it lists.
+#[derive(Clone, Debug)]
+pub struct Index {
+    /// The entry.
+    pub entry: IndexEntry,
+    /// The manifests of its versions.
+    pub manifests: BTreeMap<Version, std::sync::Arc<Manifest>>,
+}
+
+impl Index {
+    /// What requests without a version get.
+    pub fn latest(&self) -> Option<&Version> {
+        self.entry.labels.get(LATEST)
+    }
+}
+
+/// Reads a document after looking at its format, so that a newer one is named as such.
+pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let refuse = |m: String| Error::new(ErrorKind::FailedPrecondition, m);
+    if let Ok(Format { format }) = serde_json::from_slice(text)
+        && format > FORMAT
+    {
+        return Err(refuse(format!("{what} has format {format}; this Grey reads up to {FORMAT}, use a newer one")));
+    }
+    serde_json::from_slice(text).map_err(|e| refuse(format!("{what} is not what Grey wrote: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Documents as format 1 wrote them stay readable.
+    #[test]
+    fn format_1_is_read_and_a_newer_one_refused_by_name() {
+        let m = include_str!("../tests/fixtures/manifest-format-1.json");
+        let manifest: Manifest = parse("manifest", m.as_bytes()).unwrap();
+        assert_eq!((manifest.id.as_str(), manifest.files.len()), ("digits", 1));
+        let i = include_str!("../tests/fixtures/index-format-1.json");
+        let index: IndexEntry = parse("index entry", i.as_bytes()).unwrap();
+        assert_eq!(index.labels[LATEST].as_str(), "2");
+        let e = parse::<Manifest>("manifest m", m.replace("\"format\": 1", "\"format\": 7").as_bytes()).unwrap_err();
+        assert!(e.message().starts_with("manifest m has format 7; this Grey reads up to 1"), "{e}");
+        for broken in ["", "{", "[]", "{\"format\":1}", &m.replace("\"digits\"", "\"../x\""), &m.replace("\"files\"", "\"flies\"")] {
+            assert!(parse::<Manifest>("manifest", broken.as_bytes()).is_err(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn integers_are_not_used_again_and_latest_moves_down() {
+        let v = |s: &str| Version::new(s).unwrap();
+        let hash = ModelHash { scheme: crate::HashScheme::File, sha256: Sha256Hash([0; 32]) };
+        let mut e = IndexEntry::next(None, 0, "add".into());
+        for name in ["1", "2", "10", "beta"] {
+            e.versions.insert(v(name), hash);
+        }
+        e.removed.insert(v("12"));
+        assert_eq!(e.next_integer(), 13);
+        e.settle_latest();
+        assert_eq!(e.labels[LATEST], v("10"));
+        e.versions.remove(&v("10"));
+        e.settle_latest();
+        assert_eq!(e.labels[LATEST], v("2"));
+    }
+}

@@ -386,6 +386,11 @@ impl AddSession {
         Ok(())
     }
 
+    /// The model.
+    pub fn id(&self) -> &ModelId {
+        &self.id
+    }
+
     /// The files so far, in byte order of their paths.
     pub fn files(&self) -> &[ModelFile] {
         &self.files

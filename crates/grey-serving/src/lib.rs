@@ -2,13 +2,22 @@
 //! Uses `grey-core`, `grey-registry` and `grey-engine`; knows nothing of HTTP or gRPC.
 
 pub mod api;
+mod assemble;
+pub mod batcher;
 mod budget;
 mod clock;
 mod config;
+mod engines;
 mod isa;
 mod metrics;
+mod model;
 mod node;
+mod opener;
+pub mod permits;
+pub mod probe;
 mod profile;
+mod queue;
+pub mod random;
 mod stats;
 mod wanted;
 
@@ -18,4 +27,5 @@ pub use config::{
     MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN,
     ServingConfig, THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
+pub use engines::Engines;
 pub use node::{AddRequest, Node};

@@ -1,15 +1,47 @@
 //! The node: everything that a front asks for goes through here.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use grey_core::{InferRequest, InferResponse, ModelId, ModelRef, Result, Version};
+use grey_core::{
+    BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Tensor, Version, VersionChoice,
+};
+use grey_engine::{BatchInput, RunError};
+use grey_registry::{Catalog, DataFolder, Draft, FilePath, Manifest};
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    BytesPermit,
-    api::{Added, EngineReport, ModelDetails, ModelStatistics, ModelStatus},
+    BytesPermit, ServingConfig,
+    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus},
+    assemble::{RunRows, assemble},
+    budget::BytesBudget,
+    clock,
+    engines::Engines,
+    isa::isa_class,
+    metrics::Metrics,
+    model::{Model, Parts, batching_view},
+    opener::{Opened, Opener, auto_threads, measure_row},
+    permits::PermitPool,
+    probe::{Probe, Step, Verdict},
+    profile::{ProfileKey, ProfileRecord, Profiles, RowsVerdict},
+    stats::Stats,
+    wanted::{Want, WantedSet},
 };
+
+/// Longest probe of a model, behind its first answers (the design, §5).
+const PROBE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A model that failed to load is not tried again by requests for this long.
+const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
+/// How often a drain looks whether all requests are answered.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// What is registered by [`Node::add`].
 #[derive(Clone, Debug)]
@@ -21,9 +53,11 @@ pub struct AddRequest {
     /// Name of the file in the version, e.g. `model.onnx`.
     pub file_name: String,
     /// Free metadata.
-    pub metadata: std::collections::BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
     /// Whether to load it, too.
     pub load: bool,
+    /// Most bytes of the file.
+    pub bytes_max: u64,
 }
 
 /// A running node. Cheap to clone.
@@ -31,14 +65,133 @@ pub struct AddRequest {
 pub struct Node(Arc<Inner>);
 
 struct Inner {
-    _data: PathBuf,
+    config: ServingConfig,
+    data: DataFolder,
+    catalog: Catalog,
+    opener: Arc<Opener>,
+    profiles: Profiles,
+    wanted: WantedSet,
+    permits: PermitPool,
+    budget: BytesBudget,
+    metrics: Arc<Metrics>,
+    device: String,
+    slots: RwLock<HashMap<ModelId, HashMap<Version, Arc<Slot>>>>,
+    next_permit_key: AtomicU64,
+    draining: AtomicBool,
+    restored: OnceLock<()>,
 }
 
-#[expect(unused_variables, clippy::todo, clippy::unused_async, reason = "bodies arrive with the queue")]
+/// What this node does about one version.
+struct Slot {
+    id: ModelId,
+    version: Version,
+    /// Held while the version is loaded or unloaded.
+    changing: tokio::sync::Mutex<()>,
+    state: Mutex<SlotState>,
+    stats: Arc<Mutex<Stats>>,
+}
+
+enum SlotState {
+    Idle,
+    Loading,
+    Ready(Arc<Model>),
+    Failed { error: Error, at: std::time::Instant },
+}
+
+impl Slot {
+    fn model(&self) -> Option<Arc<Model>> {
+        match &*self.state.lock() {
+            SlotState::Ready(m) => Some(m.clone()),
+            _ => None,
+        }
+    }
+}
+
+fn unavailable(message: String) -> Error {
+    Error::new(ErrorKind::Unavailable, message)
+}
+
+fn exact(id: &ModelId, version: &Version) -> ModelRef {
+    ModelRef { id: id.clone(), version: VersionChoice::Exact(version.clone()) }
+}
+
+fn unix_seconds() -> u64 {
+    clock::since_epoch().as_secs()
+}
+
 impl Node {
+    /// Opens the registry in `data` and restores in the background what was loaded.
+    pub async fn start(config: ServingConfig, data: DataFolder, engines: Engines) -> Result<Node> {
+        let catalog = Catalog::open(data.store()?, unix_seconds).await?;
+        let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines };
+        let node = Node(Arc::new(Inner {
+            permits: PermitPool::new(config.cores),
+            budget: BytesBudget::new(config.inflight_bytes_max),
+            profiles: Profiles::open(data.path())?,
+            wanted: WantedSet::open(data.path())?,
+            metrics: Metrics::new(),
+            device: isa_class(),
+            opener: Arc::new(opener),
+            catalog,
+            data,
+            config,
+            slots: RwLock::default(),
+            next_permit_key: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            restored: OnceLock::new(),
+        }));
+        let restoring = node.clone();
+        tokio::spawn(async move { restoring.restore().await });
+        Ok(node)
+    }
+
+    async fn restore(&self) {
+        for (id, version, want) in self.0.wanted.all() {
+            if want != Want::Loaded {
+                continue;
+            }
+            let outcome = match self.0.catalog.resolve(&exact(&id, &version)).await {
+                Ok(manifest) => self.loaded(&manifest, true).await.map(|_| ()),
+                // Removed since: the word is stale.
+                Err(e) if e.kind() == ErrorKind::NotFound => self.0.wanted.set(&id, &version, None),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = outcome {
+                tracing::error!(model = %id, %version, "not restored: {e}");
+            }
+        }
+        self.0.restored.get_or_init(|| ());
+    }
+
+    /// Where the node keeps its data.
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.0.data.path()
+    }
+
     /// Answers one request. Dropping the future cancels it: it leaves the queue, or its answer is dropped.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse> {
-        todo!()
+        let answer = match self.serving(&request.model).await {
+            Ok(model) => model.infer(request).await,
+            Err(e) => Err(e),
+        };
+        answer.inspect_err(|e| {
+            if matches!(e.kind(), ErrorKind::Overloaded | ErrorKind::InvalidArgument | ErrorKind::NotFound | ErrorKind::Unavailable) {
+                self.0.metrics.rejected(e.kind());
+            }
+        })
+    }
+
+    /// The loaded model that a request means; loads it on demand.
+    async fn serving(&self, reference: &ModelRef) -> Result<Arc<Model>> {
+        self.not_draining()?;
+        let manifest = self.0.catalog.resolve(reference).await?;
+        if let Some(model) = self.slot(&manifest.id, &manifest.version).and_then(|s| s.model()) {
+            return Ok(model);
+        }
+        if self.0.wanted.get(&manifest.id, &manifest.version) == Some(Want::Unloaded) {
+            return Err(unloaded(&manifest));
+        }
+        self.loaded(&manifest, false).await
     }
 
     /// Registers a model from a stream of its file's bytes and loads it unless told not to.
@@ -47,70 +200,465 @@ impl Node {
     where
         S: Stream<Item = Result<Bytes>> + Send + Unpin,
     {
-        todo!()
+        self.not_draining()?;
+        let path = FilePath::new(request.file_name)?;
+        let kind = Engines::for_file(path.as_str())?;
+        let mut session = self.0.catalog.begin_add(request.id, request.version).await?;
+        session.file(path, body, request.bytes_max).await?;
+        if let Some(there) = session.existing().await? {
+            drop(session);
+            if request.load {
+                self.load(&exact(&there.id, &there.version)).await?;
+            }
+            return Ok(Added { details: self.details(&there).await?, existed: true });
+        }
+        // The model is opened before it is visible: what does not open is never registered, and the
+        // version before it stays the latest.
+        let artifact = self.0.opener.artifact(session.id(), session.upload(), session.files()).await?;
+        let opened = self.0.opener.open(kind, artifact, 1).await.map_err(|e| match e.kind() {
+            // The file is the caller's: a corrupt one is the caller's error.
+            ErrorKind::LoadFailed if e.message().starts_with(crate::opener::BAD_MODEL) => {
+                Error::invalid(e.message().to_owned())
+            }
+            _ => e,
+        })?;
+        let draft = Draft {
+            engine: kind.name().to_owned(),
+            signature: opened.signature.clone(),
+            metadata: request.metadata,
+        };
+        let manifest = match session.commit(draft).await {
+            Ok(m) => m,
+            Err(e) => {
+                opened.host.unload().await;
+                return Err(e);
+            }
+        };
+        tracing::info!(model = %manifest.id, version = %manifest.version, hash = %manifest.model_hash, "registered");
+        if request.load {
+            self.load_with(&manifest, true, Some(opened)).await?;
+        } else {
+            opened.host.unload().await;
+        }
+        Ok(Added { details: self.details(&manifest).await?, existed: false })
     }
 
     /// Loads a version and waits until it is ready.
     pub async fn load(&self, model: &ModelRef) -> Result<ModelDetails> {
-        todo!()
+        self.not_draining()?;
+        let manifest = self.0.catalog.resolve(model).await?;
+        self.loaded(&manifest, true).await?;
+        self.details(&manifest).await
     }
 
     /// Unloads a version (all loaded versions, if none is named): queued requests fail with 503,
     /// running ones finish, the hosts end. Waits until they have.
     pub async fn unload(&self, model: &ModelRef) -> Result<()> {
-        todo!()
+        let manifests = match &model.version {
+            VersionChoice::Exact(_) => vec![self.0.catalog.resolve(model).await?],
+            VersionChoice::Latest => self.0.catalog.index(&model.id).await?.manifests.values().cloned().collect(),
+        };
+        for m in manifests {
+            self.0.wanted.set(&m.id, &m.version, Some(Want::Unloaded))?;
+            self.close(&m.id, &m.version, &unloaded(&m)).await;
+        }
+        Ok(())
     }
 
     /// Unloads and removes a version, or all versions of the model if `version` is `None`.
     /// Returns the removed versions.
     pub async fn remove(&self, id: &ModelId, version: Option<&Version>) -> Result<Vec<Version>> {
-        todo!()
+        let gone = self.0.catalog.remove(id, version).await?;
+        for v in &gone {
+            let e = Error::not_found(format!("model '{id}' version '{v}' was removed"));
+            self.close(id, v, &e).await;
+            self.0.wanted.set(id, v, None)?;
+            let mut slots = self.0.slots.write();
+            if let Some(versions) = slots.get_mut(id) {
+                versions.remove(v);
+                if versions.is_empty() {
+                    slots.remove(id);
+                }
+            }
+            drop(slots);
+            self.0.metrics.forget(id, v);
+            tracing::info!(model = %id, version = %v, "removed");
+        }
+        Ok(gone)
+    }
+
+    async fn close(&self, id: &ModelId, version: &Version, why: &Error) {
+        let Some(slot) = self.slot(id, version) else { return };
+        let _changing = slot.changing.lock().await;
+        let before = std::mem::replace(&mut *slot.state.lock(), SlotState::Idle);
+        if let SlotState::Ready(model) = before {
+            model.close(why).await;
+            self.0.permits.forget(model.permit_key());
+            tracing::info!(model = %id, %version, "unloaded");
+        }
     }
 
     /// All registered versions that are not removed, by model id, versions in order.
     pub async fn list(&self) -> Result<Vec<ModelStatus>> {
-        todo!()
+        let mut all = Vec::new();
+        for (_, index) in self.0.catalog.list().await {
+            let mut manifests: Vec<_> = index.manifests.values().collect();
+            manifests.sort_by_key(|m| (m.version.number().is_none(), m.version.number(), m.version.clone()));
+            all.extend(manifests.into_iter().map(|m| self.status(m, index.latest())));
+        }
+        Ok(all)
     }
 
     /// One version. `NotFound` names the model, or the versions that exist.
     pub async fn show(&self, model: &ModelRef) -> Result<ModelDetails> {
-        todo!()
+        self.details(&*self.0.catalog.resolve(model).await?).await
+    }
+
+    /// The names of a model's versions, in order.
+    pub async fn versions(&self, id: &ModelId) -> Result<Vec<Version>> {
+        Ok(self.list().await?.into_iter().filter(|s| s.id == *id).map(|s| s.version).collect())
+    }
+
+    /// What a version takes and gives, without the cost of [`Node::show`].
+    pub async fn signature(&self, model: &ModelRef) -> Result<grey_core::Signature> {
+        Ok(self.0.catalog.resolve(model).await?.signature.clone())
     }
 
     /// `Ok` when a request for this model would be answered without loading, else why not.
     pub async fn model_ready(&self, model: &ModelRef) -> Result<()> {
-        todo!()
+        self.not_draining()?;
+        let m = self.0.catalog.resolve(model).await?;
+        match self.slot(&m.id, &m.version).and_then(|s| s.model()) {
+            Some(model) => model.ready(),
+            None => {
+                let status = self.status(&m, None);
+                let reason = if status.reason.is_empty() { String::new() } else { format!(": {}", status.reason) };
+                Err(unavailable(format!("model '{}' version '{}' is {}{reason}", m.id, m.version, status.state.name())))
+            }
+        }
     }
 
-    /// Counters: of one version, of all loaded versions of a model (`Some` with `Latest` gives
-    /// all versions of that id), or of all.
+    /// Counters: of one version, of all versions of a model that have any (`Latest`), or of all.
     pub async fn statistics(&self, model: Option<&ModelRef>) -> Result<Vec<ModelStatistics>> {
-        todo!()
+        if let Some(m) = model {
+            self.0.catalog.resolve(m).await?;
+        }
+        let chosen = |s: &Slot| match model {
+            None => true,
+            Some(m) => m.id == s.id && !matches!(&m.version, VersionChoice::Exact(v) if *v != s.version),
+        };
+        let slots: Vec<Arc<Slot>> = self.0.slots.read().values().flat_map(|v| v.values().cloned()).collect();
+        let mut all: Vec<_> = slots
+            .iter()
+            .filter(|s| chosen(s))
+            .map(|s| s.stats.lock().view(&s.id, &s.version))
+            .collect();
+        all.sort_by(|a, b| (&a.id, a.version.number(), &a.version).cmp(&(&b.id, b.version.number(), &b.version)));
+        Ok(all)
     }
 
     /// What `engine list` tells. Starts a host per engine to ask it.
     pub async fn engines(&self) -> Vec<EngineReport> {
-        todo!()
+        self.0.opener.engines.report().await
     }
 
     /// Whether the node takes requests: `Err` says why not (draining; restoring, if strict).
     pub fn ready(&self) -> Result<()> {
-        todo!()
+        self.not_draining()?;
+        if self.0.config.strict_ready && self.0.restored.get().is_none() {
+            return Err(unavailable("the node is restoring its models (strict_ready)".into()));
+        }
+        Ok(())
     }
 
-    /// Stops taking requests, lets queued ones finish, ends all hosts. Ready turns false at once.
-    pub async fn drain(&self, longest: std::time::Duration) {
-        todo!()
+    fn not_draining(&self) -> Result<()> {
+        if self.0.draining.load(Ordering::Relaxed) {
+            return Err(unavailable("the node is shutting down".into()).with_retry_after(Duration::from_secs(5)));
+        }
+        Ok(())
+    }
+
+    /// Stops taking requests: readiness turns false at once.
+    pub fn start_draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts.
+    pub async fn drain(&self, longest: Duration) {
+        self.start_draining();
+        let models: Vec<Arc<Model>> = {
+            let slots = self.0.slots.read();
+            slots.values().flat_map(|v| v.values()).filter_map(|s| s.model()).collect()
+        };
+        let answered = async {
+            while models.iter().any(|m| m.unanswered() > 0) {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        if tokio::time::timeout(longest, answered).await.is_err() {
+            let left: usize = models.iter().map(|m| m.unanswered()).sum();
+            tracing::warn!("{left} requests were not answered within {longest:?} and fail");
+        }
+        let why = unavailable("the node is shutting down".into());
+        for m in models {
+            m.close(&why).await;
+        }
     }
 
     /// The metrics in OpenMetrics text form.
     pub fn metrics_text(&self) -> String {
-        todo!()
+        let loaded = self.0.slots.read().values().flat_map(|v| v.values()).filter(|s| s.model().is_some()).count();
+        self.0.metrics.text(self.0.budget.used(), loaded)
     }
 
     /// Takes `bytes` of the node's budget for bodies, tensors and results in flight; `Overloaded`
     /// with a retry time if it is spent. The permit gives them back when dropped.
     pub fn take_bytes(&self, bytes: usize) -> Result<BytesPermit> {
-        todo!()
+        self.0.budget.take(bytes).inspect_err(|e| self.0.metrics.rejected(e.kind()))
     }
+
+    fn slot(&self, id: &ModelId, version: &Version) -> Option<Arc<Slot>> {
+        self.0.slots.read().get(id)?.get(version).cloned()
+    }
+
+    fn slot_or_new(&self, id: &ModelId, version: &Version) -> Arc<Slot> {
+        let mut slots = self.0.slots.write();
+        let slot = slots.entry(id.clone()).or_default().entry(version.clone()).or_insert_with(|| {
+            Arc::new(Slot {
+                id: id.clone(),
+                version: version.clone(),
+                changing: tokio::sync::Mutex::new(()),
+                state: Mutex::new(SlotState::Idle),
+                stats: Arc::default(),
+            })
+        });
+        slot.clone()
+    }
+
+    async fn loaded(&self, manifest: &Arc<Manifest>, operator: bool) -> Result<Arc<Model>> {
+        self.load_with(manifest, operator, None).await
+    }
+
+    /// Loads a version once, however many ask. It goes on if the one who asked goes away.
+    async fn load_with(&self, manifest: &Arc<Manifest>, operator: bool, opened: Option<Opened>) -> Result<Arc<Model>> {
+        let (node, manifest) = (self.clone(), manifest.clone());
+        let task = tokio::spawn(async move { node.load_now(&manifest, operator, opened).await });
+        task.await.unwrap_or_else(|e| Err(Error::internal(format!("loading failed: {e}"))))
+    }
+
+    async fn load_now(&self, manifest: &Arc<Manifest>, operator: bool, opened: Option<Opened>) -> Result<Arc<Model>> {
+        let slot = self.slot_or_new(&manifest.id, &manifest.version);
+        let _changing = slot.changing.lock().await;
+        {
+            let mut state = slot.state.lock();
+            match &*state {
+                SlotState::Ready(m) => return Ok(m.clone()),
+                SlotState::Failed { error, at }
+                    if !operator && clock::now().saturating_duration_since(*at) < LOAD_RETRY_AFTER =>
+                {
+                    return Err(unavailable(error.message().to_owned()).with_retry_after(LOAD_RETRY_AFTER));
+                }
+                _ => *state = SlotState::Loading,
+            }
+        }
+        let result = self.open(manifest, &slot, opened).await;
+        let mut state = slot.state.lock();
+        match result {
+            Ok(model) => {
+                *state = SlotState::Ready(model.clone());
+                drop(state);
+                self.0.wanted.set(&manifest.id, &manifest.version, Some(Want::Loaded))?;
+                Ok(model)
+            }
+            Err(error) => {
+                tracing::error!(model = %manifest.id, version = %manifest.version, "not loaded: {error}");
+                *state = SlotState::Failed { error: error.clone(), at: clock::now() };
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, manifest: &Arc<Manifest>, slot: &Slot, opened: Option<Opened>) -> Result<Arc<Model>> {
+        let began = clock::now();
+        let config = *self.0.config.model(&manifest.id);
+        let opener = &self.0.opener;
+        let mut opened = match opened {
+            Some(o) => o,
+            None => opener.open_again(&manifest.id, &manifest.version, config.threads.unwrap_or(1)).await?,
+        };
+        let key = ProfileKey {
+            model_hash: manifest.model_hash.to_string(),
+            library_sha256: opened.library_sha256.clone(),
+            threads: config.threads.map_or_else(|| "auto".to_owned(), |n| n.to_string()),
+            device: self.0.device.clone(),
+        };
+        let record = match self.0.profiles.read(&key)? {
+            Some(r) => r,
+            None => {
+                let row = measure_row(&opened).await;
+                let threads = config.threads.unwrap_or_else(|| auto_threads(row, self.0.config.cores));
+                let mut r = ProfileRecord::new(key, threads);
+                r.memory_bytes = opened.memory_bytes;
+                if let Some(t) = row {
+                    r.bucket_us.insert(1, u64::try_from(t.as_micros()).unwrap_or(u64::MAX));
+                }
+                self.0.profiles.write(&r)?;
+                r
+            }
+        };
+        if record.threads != opened.threads {
+            opened.host.unload().await;
+            opened = opener.open_again(&manifest.id, &manifest.version, record.threads).await?;
+        }
+        let rows = declared(config.batch_axis, &opened).or_else(|| record.rows.clone());
+        let probing = rows.is_none();
+        let rows = rows.unwrap_or_else(|| RowsVerdict {
+            independent: false,
+            reason: "being probed: one request at a time until the probe ends".into(),
+        });
+        let probe_on = (opened.host.clone(), opened.handle);
+        let model = Model::start(
+            Parts {
+                id: manifest.id.clone(),
+                version: manifest.version.clone(),
+                signature: opened.signature.clone(),
+                threads: record.threads,
+                config,
+                queue_rows_max: self.0.config.queue_rows_max,
+                permit_key: self.0.next_permit_key.fetch_add(1, Ordering::Relaxed),
+                rows,
+                stats: slot.stats.clone(),
+                metrics: self.0.metrics.model(&manifest.id, &manifest.version),
+                bucket_us: record.bucket_us.clone(),
+            },
+            opener,
+            &self.0.permits,
+            opened,
+        );
+        let took = clock::now().saturating_duration_since(began);
+        tracing::info!(model = %manifest.id, version = %manifest.version, threads = record.threads, "ready after {took:?}");
+        if probing {
+            let (node, model) = (self.clone(), model.clone());
+            tokio::spawn(async move { node.probe(&model, probe_on, record).await });
+        }
+        Ok(model)
+    }
+
+    /// Probes a model behind its first answers and keeps the verdict.
+    async fn probe(
+        &self,
+        model: &Arc<Model>,
+        (host, handle): (grey_engine::Host, grey_engine::ModelHandle),
+        mut record: ProfileRecord,
+    ) {
+        let signature = &model.signature;
+        // Any seed will do; a fixed one makes the verdict of a model the same everywhere.
+        let mut probe = Probe::new(signature.clone(), 0x6772_6579);
+        let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
+        let probing = async {
+            loop {
+                let inputs = match probe.next() {
+                    Step::Verdict(v) => return Some(v),
+                    Step::Run(inputs) => inputs,
+                };
+                let inputs = inputs.iter().enumerate().map(|(index, t): (usize, &Tensor)| BatchInput {
+                    index,
+                    dtype: t.dtype(),
+                    shape: t.shape().to_vec(),
+                    parts: vec![t.data().clone()],
+                });
+                let permit = self.0.permits.acquire(model.permit_key(), model.threads).await;
+                let result = host.run(handle, inputs.collect(), wanted.clone(), Some(PROBE_TIME_MAX)).await;
+                drop(permit);
+                let result = match result {
+                    Ok(out) => RunRows::new(out.outputs, None, signature)
+                        .and_then(|rows| assemble(&[(&rows, 0, 0)], &wanted, signature))
+                        .map_err(|e| e.message().to_owned()),
+                    Err(RunError::Model(m)) => Err(m),
+                    // The host is gone; the next load probes again.
+                    Err(RunError::HostDied(_) | RunError::Timeout { .. }) => return None,
+                };
+                probe.feed(result);
+            }
+        };
+        let verdict = match tokio::time::timeout(PROBE_TIME_MAX, probing).await {
+            Ok(Some(Verdict::Independent)) => {
+                RowsVerdict { independent: true, reason: "rows do not mix (probed)".into() }
+            }
+            Ok(Some(Verdict::Dependent(reason))) => RowsVerdict { independent: false, reason },
+            Ok(None) => RowsVerdict { independent: false, reason: "not proven: the host ended during the probe".into() },
+            Err(_) => RowsVerdict {
+                independent: false,
+                reason: format!("not proven: the probe did not end within {PROBE_TIME_MAX:?}; declare batch_axis to batch it"),
+            },
+        };
+        tracing::info!(model = %model.id, version = %model.version, batched = verdict.independent, "{}", verdict.reason);
+        record.rows = Some(verdict.clone());
+        record.bucket_us = model.bucket_us();
+        model.set_rows(verdict);
+        if let Err(e) = self.0.profiles.write(&record) {
+            tracing::error!(model = %model.id, version = %model.version, "the profile record was not kept: {e}");
+        }
+    }
+
+    fn status(&self, m: &Manifest, latest: Option<&Version>) -> ModelStatus {
+        let slot = self.slot(&m.id, &m.version);
+        let (state, reason) = match slot.as_ref().map(|s| s.state.lock()) {
+            Some(state) => match &*state {
+                SlotState::Ready(model) => match model.ready() {
+                    Ok(()) => (ModelState::Ready, String::new()),
+                    Err(e) => (ModelState::Failed, e.message().to_owned()),
+                },
+                SlotState::Loading => (ModelState::Loading, String::new()),
+                SlotState::Failed { error, .. } => (ModelState::Failed, error.message().to_owned()),
+                SlotState::Idle => self.idle_state(m),
+            },
+            None => self.idle_state(m),
+        };
+        ModelStatus { id: m.id.clone(), version: m.version.clone(), latest: latest == Some(&m.version), state, reason }
+    }
+
+    fn idle_state(&self, m: &Manifest) -> (ModelState, String) {
+        match self.0.wanted.get(&m.id, &m.version) {
+            Some(Want::Unloaded) => (ModelState::Unloaded, "unloaded by an operator".into()),
+            _ => (ModelState::Registered, String::new()),
+        }
+    }
+
+    async fn details(&self, m: &Manifest) -> Result<ModelDetails> {
+        let index = self.0.catalog.index(&m.id).await?;
+        let model = self.slot(&m.id, &m.version).and_then(|s| s.model());
+        let not_loaded = RowsVerdict { independent: false, reason: "not loaded".into() };
+        Ok(ModelDetails {
+            status: self.status(m, index.latest()),
+            engine: m.engine.clone(),
+            model_hash: m.model_hash.sha256.to_string(),
+            model_hash_scheme: m.model_hash.scheme.name().to_owned(),
+            files: m.files.iter().map(|f| (f.path.to_string(), f.size)).collect(),
+            signature: m.signature.clone(),
+            metadata: m.metadata.clone(),
+            created: m.created,
+            batching: match &model {
+                Some(model) => model.batching_view(),
+                None => batching_view(&self.0.config.model(&m.id).batching, &not_loaded),
+            },
+            threads: model.as_ref().map(|m| m.threads),
+            hosts: model.map(|m| m.host_views()).unwrap_or_default(),
+        })
+    }
+}
+
+/// The operator's word on the batch axis, where there is one.
+fn declared(axis: Option<BatchAxis>, opened: &Opened) -> Option<RowsVerdict> {
+    match axis? {
+        BatchAxis::None => Some(RowsVerdict { independent: false, reason: "declared: batch_axis is none".into() }),
+        BatchAxis::First => Some(match opened.signature.batch_candidate() {
+            Ok(()) => RowsVerdict { independent: true, reason: "declared: batch_axis is first".into() },
+            Err(why) => RowsVerdict { independent: false, reason: format!("batch_axis is first, but {why}") },
+        }),
+    }
+}
+
+fn unloaded(m: &Manifest) -> Error {
+    unavailable(format!("model '{}' version '{}' is unloaded; load it to use it again", m.id, m.version))
 }

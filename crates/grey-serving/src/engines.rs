@@ -1,0 +1,106 @@
+//! Which engines this node can start, and how.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use grey_core::{Error, ErrorKind, Result};
+use grey_engine::{
+    EngineKind, Host, Launcher,
+    discover::{self, DiscoverEnv, Found, NotFound},
+};
+
+use crate::api::EngineReport;
+
+/// The engines of a node.
+pub struct Engines {
+    launcher: Launcher,
+    env: DiscoverEnv,
+    onnxruntime_lib: Option<PathBuf>,
+}
+
+impl Engines {
+    /// `onnxruntime_lib` is the operator's choice of library, tried before all others.
+    pub fn new(launcher: Launcher, env: DiscoverEnv, onnxruntime_lib: Option<PathBuf>) -> Self {
+        Engines { launcher, env, onnxruntime_lib }
+    }
+
+    /// The engine that opens a file of this name.
+    pub(crate) fn for_file(name: &str) -> Result<EngineKind> {
+        if name.to_ascii_lowercase().ends_with(".onnx") {
+            return Ok(EngineKind::OnnxRuntime);
+        }
+        Err(Error::invalid(format!(
+            "cannot tell the engine of '{}' by its name: expected a file that ends with .onnx",
+            name.escape_debug()
+        )))
+    }
+
+    /// The engine of a manifest.
+    pub(crate) fn by_name(name: &str) -> Result<EngineKind> {
+        EngineKind::ALL.into_iter().find(|k| k.name() == name).ok_or_else(|| {
+            Error::new(ErrorKind::LoadFailed, format!("this build of Grey has no engine '{}'", name.escape_debug()))
+        })
+    }
+
+    fn find(&self, kind: EngineKind) -> std::result::Result<Found, NotFound> {
+        match kind {
+            EngineKind::OnnxRuntime => discover::onnxruntime(self.onnxruntime_lib.as_deref(), &self.env),
+        }
+    }
+
+    /// Starts a host for `kind` and opens the runtime in it.
+    pub(crate) async fn launch(&self, kind: EngineKind) -> Result<Host> {
+        let found = self.find(kind).map_err(|e| Error::new(ErrorKind::LoadFailed, e.to_string()))?;
+        self.launcher
+            .launch(kind, &found.library)
+            .await
+            .map_err(|e| Error::new(ErrorKind::LoadFailed, format!("cannot start a host for {kind}: {e}")))
+    }
+
+    /// What `engine list` tells.
+    pub(crate) async fn report(&self) -> Vec<EngineReport> {
+        let mut all = Vec::new();
+        for kind in EngineKind::ALL {
+            let mut report = EngineReport {
+                engine: kind.name().to_owned(),
+                usable: false,
+                version: None,
+                library: None,
+                source: None,
+                devices: Vec::new(),
+                containment: BTreeMap::new(),
+                isolation: self.launcher.isolation.name().to_owned(),
+                problem: None,
+                install: None,
+                searched: Vec::new(),
+            };
+            match self.find(kind) {
+                Err(e) => {
+                    report.problem = Some(e.to_string());
+                    report.searched = e.searched.iter().map(|p| p.display().to_string()).collect();
+                    report.install = Some(e.install);
+                }
+                Ok(found) => {
+                    report.library = Some(found.library.display().to_string());
+                    report.source = Some(found.source.name().to_owned());
+                    report.version = found.version;
+                    match self.launcher.launch(kind, &found.library).await {
+                        Ok(host) => {
+                            let hello = host.hello();
+                            report.usable = true;
+                            report.version = Some(hello.engine.version.clone());
+                            report.devices = hello.engine.devices.clone();
+                            report.containment = hello.containment.clone();
+                            host.unload().await;
+                        }
+                        Err(e) => {
+                            report.problem = Some(e.to_string());
+                            report.install = Some(discover::install_command(kind, &self.env));
+                        }
+                    }
+                }
+            }
+            all.push(report);
+        }
+        all
+    }
+}

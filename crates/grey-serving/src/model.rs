@@ -1,0 +1,528 @@
+//! One loaded version: its queue, its instances (a host and a task each), and their supervision.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Version};
+use grey_engine::{
+    HostExit, RunError,
+    supervise::{Decision, RestartPolicy},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    api::{BatchingView, HostView},
+    batcher::{BatcherConfig, Buckets, Hold, Readiness},
+    clock,
+    config::{BatchingConfig, HoldPolicy, ModelConfig, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN},
+    metrics::ModelMetrics,
+    opener::{Opened, Opener},
+    permits::PermitPool,
+    profile::RowsVerdict,
+    queue::{Admission, Answer, Queue, Work, expired},
+    stats::Stats,
+};
+
+/// What a caller is told to wait when the host that ran its request died: about one restart.
+const RETRY_AFTER_DEATH: Duration = Duration::from_secs(1);
+
+/// A loaded version.
+pub(crate) struct Model {
+    pub(crate) id: ModelId,
+    pub(crate) version: Version,
+    pub(crate) signature: Signature,
+    pub(crate) threads: u32,
+    config: ModelConfig,
+    queue_rows_max: u32,
+    /// Names this model to the run permits.
+    permit_key: u64,
+    queue: Mutex<Queue>,
+    /// Something was submitted, cancelled or configured.
+    work: Notify,
+    phase: watch::Sender<Phase>,
+    /// What each live instance runs on.
+    hosts: Mutex<BTreeMap<u32, HostView>>,
+    /// Set while no host lives and the breaker is open.
+    outage: Mutex<Option<Error>>,
+    rows: Mutex<RowsVerdict>,
+    slowest_us: AtomicU64,
+    bucket_us: Mutex<BTreeMap<u32, u64>>,
+    stats: Arc<Mutex<Stats>>,
+    metrics: ModelMetrics,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Closed,
+}
+
+/// Why an instance stopped serving.
+enum Ended {
+    Closed,
+    Died(HostExit),
+}
+
+/// What a model is made of.
+pub(crate) struct Parts {
+    pub(crate) id: ModelId,
+    pub(crate) version: Version,
+    pub(crate) signature: Signature,
+    pub(crate) threads: u32,
+    pub(crate) config: ModelConfig,
+    pub(crate) queue_rows_max: u32,
+    pub(crate) permit_key: u64,
+    pub(crate) rows: RowsVerdict,
+    pub(crate) stats: Arc<Mutex<Stats>>,
+    pub(crate) metrics: ModelMetrics,
+    pub(crate) bucket_us: BTreeMap<u32, u64>,
+}
+
+impl Model {
+    /// A model whose first instance runs on `first`; the other instances open hosts of their own.
+    pub(crate) fn start(parts: Parts, opener: &Arc<Opener>, permits: &PermitPool, first: Opened) -> Arc<Model> {
+        let batcher = batcher_config(&parts.config.batching, parts.queue_rows_max, parts.rows.independent);
+        let model = Arc::new(Model {
+            queue: Mutex::new(Queue::new(&parts.signature, batcher)),
+            id: parts.id,
+            version: parts.version,
+            signature: parts.signature,
+            threads: parts.threads,
+            config: parts.config,
+            queue_rows_max: parts.queue_rows_max,
+            permit_key: parts.permit_key,
+            work: Notify::new(),
+            phase: watch::Sender::new(Phase::Serving),
+            hosts: Mutex::default(),
+            outage: Mutex::default(),
+            rows: Mutex::new(parts.rows),
+            slowest_us: AtomicU64::new(parts.bucket_us.values().copied().max().unwrap_or(0)),
+            bucket_us: Mutex::new(parts.bucket_us),
+            stats: parts.stats,
+            metrics: parts.metrics,
+            tasks: Mutex::default(),
+        });
+        // Ready from the first moment, not from when the instance's task is first scheduled.
+        model.host_up(0, &first);
+        let mut first = Some(first);
+        let tasks = (0..model.config.instances.max(1)).map(|index| {
+            let (model, opener, permits) = (model.clone(), opener.clone(), permits.clone());
+            let opened = first.take();
+            tokio::spawn(async move { model.instance(index, &opener, &permits, opened).await })
+        });
+        *model.tasks.lock() = tasks.collect();
+        model
+    }
+
+    /// Answers one request. Dropping the future takes the request out of the queue, or drops its answer.
+    pub(crate) async fn infer(&self, request: InferRequest) -> Result<InferResponse> {
+        let name = self.id.as_str();
+        self.signature.check_inputs(name, &request.inputs)?;
+        self.signature.check_outputs(name, &request.outputs)?;
+        if let Some(outage) = self.outage.lock().clone() {
+            return Err(outage);
+        }
+        let mut given = request.inputs;
+        let mut inputs = Vec::with_capacity(given.len());
+        for spec in &self.signature.inputs {
+            // `check_inputs` found each exactly once.
+            if let Some(at) = given.iter().position(|t| t.name() == spec.name) {
+                inputs.push(given.swap_remove(at));
+            }
+        }
+        let returned = if request.outputs.is_empty() {
+            (0..self.signature.outputs.len()).collect()
+        } else {
+            let at = |n: &String| self.signature.outputs.iter().position(|s| s.name == *n);
+            request.outputs.iter().filter_map(at).collect()
+        };
+        let (reply, answer) = oneshot::channel();
+        let accepted = clock::now();
+        let admission = Admission { inputs, returned, tenant: request.tenant.clone(), deadline: request.deadline };
+        let ticket = self.queue.lock().submit(accepted, admission, reply)?;
+        self.work.notify_one();
+        let withdraw = Withdraw { model: self, ticket, tenant: &request.tenant, accepted, done: false };
+        let answer = withdraw.wait(answer, request.deadline).await?;
+        Ok(InferResponse {
+            id: request.id,
+            model: self.id.clone(),
+            version: self.version.clone(),
+            outputs: answer.outputs,
+            parameters: grey_core::Parameters::new(),
+            queue_time: answer.queue_time,
+            execute_time: answer.times.execute,
+        })
+    }
+
+    /// `Ok` while a host lives.
+    pub(crate) fn ready(&self) -> Result<()> {
+        if let Some(e) = self.outage.lock().clone() {
+            return Err(e);
+        }
+        if self.hosts.lock().is_empty() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("model '{}' version '{}' is being restarted", self.id, self.version),
+            )
+            .with_retry_after(RETRY_AFTER_DEATH));
+        }
+        Ok(())
+    }
+
+    /// Requests accepted and not answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.queue.lock().unanswered()
+    }
+
+    /// Fails what waits with `why`, lets runs finish, ends the hosts, and returns when they have.
+    pub(crate) async fn close(&self, why: &Error) {
+        self.queue.lock().close(why);
+        self.phase.send_replace(Phase::Closed);
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
+            if let Err(e) = task.await {
+                tracing::error!(model = %self.id, version = %self.version, "an instance's task failed: {e}");
+            }
+        }
+        self.metrics.queue_rows.set(0);
+    }
+
+    /// The probe has ended.
+    pub(crate) fn set_rows(&self, verdict: RowsVerdict) {
+        let config = batcher_config(&self.config.batching, self.queue_rows_max, verdict.independent);
+        self.queue.lock().set_config(config);
+        *self.rows.lock() = verdict;
+        self.work.notify_one();
+    }
+
+    /// Names this model to the run permits.
+    pub(crate) fn permit_key(&self) -> u64 {
+        self.permit_key
+    }
+
+    pub(crate) fn bucket_us(&self) -> BTreeMap<u32, u64> {
+        self.bucket_us.lock().clone()
+    }
+
+    pub(crate) fn host_views(&self) -> Vec<HostView> {
+        self.hosts.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn batching_view(&self) -> BatchingView {
+        batching_view(&self.config.batching, &self.rows.lock())
+    }
+
+    /// How long a run may take before its host is ended.
+    pub(crate) fn run_timeout(&self) -> Duration {
+        self.config.run_timeout.unwrap_or_else(|| {
+            let slowest = Duration::from_micros(self.slowest_us.load(Ordering::Relaxed));
+            RUN_TIMEOUT_MIN.max(slowest.saturating_mul(RUN_TIMEOUT_FACTOR))
+        })
+    }
+
+    async fn instance(
+        self: Arc<Self>,
+        index: u32,
+        opener: &Opener,
+        permits: &PermitPool,
+        mut opened: Option<Opened>,
+    ) {
+        let mut phase = self.phase.subscribe();
+        let mut policy = RestartPolicy::default();
+        let mut first = opened.is_some();
+        loop {
+            let host = match opened.take() {
+                Some(o) => o,
+                None => match self.reopen(index, opener, &mut policy, &mut phase, first).await {
+                    Some(o) => o,
+                    None => return,
+                },
+            };
+            first = true;
+            self.host_up(index, &host);
+            let ended = self.serve(&host, permits, &mut phase).await;
+            self.hosts.lock().remove(&index);
+            match ended {
+                Ended::Closed => {
+                    host.host.unload().await;
+                    return;
+                }
+                Ended::Died(exit) => {
+                    tracing::warn!(model = %self.id, version = %self.version, "engine host died: {exit}");
+                    policy.died(clock::now());
+                }
+            }
+        }
+    }
+
+    /// Opens a host again, as often and as fast as the policy allows. `None` when the model closed.
+    async fn reopen(
+        &self,
+        index: u32,
+        opener: &Opener,
+        policy: &mut RestartPolicy,
+        phase: &mut watch::Receiver<Phase>,
+        restart: bool,
+    ) -> Option<Opened> {
+        loop {
+            let wait = match policy.next(clock::now()) {
+                Decision::StartAfter(wait) => wait,
+                Decision::Open { retry_after, deaths } => {
+                    if self.hosts.lock().is_empty() {
+                        self.break_circuit(deaths, retry_after);
+                    }
+                    retry_after
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = closed(phase) => return None,
+            }
+            let opening = opener.open_again(&self.id, &self.version, self.threads);
+            let result = tokio::select! {
+                r = opening => r,
+                () = closed(phase) => return None,
+            };
+            match result {
+                Ok(opened) => {
+                    if restart {
+                        self.metrics.restarts.inc();
+                    }
+                    tracing::info!(model = %self.id, version = %self.version, instance = index, "engine host started");
+                    return Some(opened);
+                }
+                Err(e) => {
+                    tracing::error!(model = %self.id, version = %self.version, "engine host did not start: {e}");
+                    policy.died(clock::now());
+                }
+            }
+        }
+    }
+
+    fn break_circuit(&self, deaths: u32, retry_after: Duration) {
+        let e = Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "model '{}' version '{}': its engine hosts died {deaths} times in a row; the next start is tried in {} s",
+                self.id,
+                self.version,
+                retry_after.as_secs().max(1)
+            ),
+        )
+        .with_retry_after(retry_after);
+        let mut queue = self.queue.lock();
+        queue.close(&e);
+        queue.reopen();
+        *self.outage.lock() = Some(e);
+    }
+
+    fn host_up(&self, index: u32, opened: &Opened) {
+        let view = HostView { pid: opened.host.pid(), runtime: opened.runtime.clone() };
+        self.hosts.lock().insert(index, view);
+        *self.outage.lock() = None;
+    }
+
+    /// Runs batches on one host until it dies or the model closes.
+    async fn serve(&self, opened: &Opened, permits: &PermitPool, phase: &mut watch::Receiver<Phase>) -> Ended {
+        loop {
+            if *phase.borrow() == Phase::Closed {
+                return Ended::Closed;
+            }
+            let due = match self.queue.lock().ready(clock::now()) {
+                Readiness::Now => None,
+                Readiness::At(t) => Some(Some(t)),
+                Readiness::Idle => Some(None),
+            };
+            if let Some(until) = due {
+                let timer = async {
+                    match until {
+                        Some(t) => tokio::time::sleep_until(t.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = self.work.notified() => {}
+                    () = timer => {}
+                    exit = opened.host.exited() => return Ended::Died(exit),
+                    () = closed(phase) => return Ended::Closed,
+                }
+                continue;
+            }
+            let permit = tokio::select! {
+                p = permits.acquire(self.permit_key, self.threads) => p,
+                exit = opened.host.exited() => return Ended::Died(exit),
+            };
+            let Some(work) = self.queue.lock().take(clock::now()) else { continue };
+            // More may wait than this batch holds: another idle instance can take it.
+            self.work.notify_one();
+            let died = self.run(opened, work).await;
+            drop(permit);
+            if let Some(exit) = died {
+                return Ended::Died(exit);
+            }
+        }
+    }
+
+    /// Runs one batch and answers its requests. Returns how the host ended, if it did.
+    async fn run(&self, opened: &Opened, mut work: Work) -> Option<HostExit> {
+        let rows: u32 = work.batch.parts.iter().map(|p| p.rows).sum();
+        let inputs = std::mem::take(&mut work.inputs);
+        let result = opened.host.run(opened.handle, inputs, work.wanted.clone(), Some(self.run_timeout())).await;
+        let (result, died) = match result {
+            Ok(out) => {
+                let us = u64::try_from(out.execute.as_micros()).unwrap_or(u64::MAX);
+                self.slowest_us.fetch_max(us, Ordering::Relaxed);
+                if work.batched {
+                    let mut buckets = self.bucket_us.lock();
+                    let slowest = buckets.entry(work.batch.bucket).or_default();
+                    *slowest = (*slowest).max(us);
+                }
+                let times =
+                    crate::stats::RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
+                self.stats.lock().ran(rows, times);
+                self.metrics.batch_size.observe(f64::from(rows));
+                self.metrics.execute.observe(out.execute.as_secs_f64());
+                (Ok(out), None)
+            }
+            Err(e) => {
+                let (error, exit) = self.run_error(e);
+                (Err(error), exit)
+            }
+        };
+        let now = clock::now();
+        let now_ms = u64::try_from(clock::since_epoch().as_millis()).unwrap_or(u64::MAX);
+        let mut queue = self.queue.lock();
+        queue.finish(now, &work, result, &self.signature, |done| {
+            let total = now.saturating_duration_since(done.accepted);
+            match done.outcome {
+                Ok((queued, times)) => {
+                    self.stats.lock().answered(now_ms, done.rows, total, queued, times);
+                    self.metrics.queue.observe(queued.as_secs_f64());
+                    self.metrics.finished(&done.tenant, Ok(total));
+                }
+                Err(kind) => {
+                    self.stats.lock().failed(now_ms, total);
+                    self.metrics.finished(&done.tenant, Err(kind));
+                }
+            }
+        });
+        self.metrics.queue_rows.set(i64::from(queue.rows()));
+        died
+    }
+
+    fn run_error(&self, e: RunError) -> (Error, Option<HostExit>) {
+        let name = format!("model '{}' version '{}'", self.id, self.version);
+        match e {
+            RunError::Model(why) => {
+                (Error::new(ErrorKind::ModelFailed, format!("{name} failed on this input: {why}")), None)
+            }
+            RunError::Timeout { limit, exit } => (
+                Error::new(
+                    ErrorKind::ModelFailed,
+                    format!("{name}: the run took longer than {limit:?} (run_timeout) and its host was ended"),
+                ),
+                Some(exit),
+            ),
+            RunError::HostDied(exit) => (
+                Error::new(
+                    ErrorKind::HostDied,
+                    format!("{name}: the engine host died while it ran this request ({}); try again", exit.status),
+                )
+                .with_retry_after(RETRY_AFTER_DEATH),
+                Some(exit),
+            ),
+        }
+    }
+
+    fn withdraw(&self, ticket: u64) {
+        self.queue.lock().cancel(ticket);
+    }
+}
+
+/// Takes a request back when its caller stops waiting.
+struct Withdraw<'a> {
+    model: &'a Model,
+    ticket: u64,
+    tenant: &'a Tenant,
+    accepted: Instant,
+    done: bool,
+}
+
+impl Withdraw<'_> {
+    async fn wait(mut self, answer: oneshot::Receiver<Result<Answer>>, deadline: Option<Instant>) -> Result<Answer> {
+        let answered = match deadline {
+            None => answer.await,
+            Some(at) => match tokio::time::timeout_at(at.into(), answer).await {
+                Ok(answered) => answered,
+                Err(_elapsed) => {
+                    self.count(ErrorKind::DeadlineExceeded);
+                    return Err(expired());
+                }
+            },
+        };
+        self.done = true;
+        answered.unwrap_or_else(|_| Err(Error::internal("the request was dropped without an answer")))
+    }
+
+    fn count(&mut self, kind: ErrorKind) {
+        self.done = true;
+        self.model.withdraw(self.ticket);
+        let total = clock::now().saturating_duration_since(self.accepted);
+        let now_ms = u64::try_from(clock::since_epoch().as_millis()).unwrap_or(u64::MAX);
+        self.model.stats.lock().failed(now_ms, total);
+        self.model.metrics.finished(self.tenant, Err(kind));
+    }
+}
+
+impl Drop for Withdraw<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.count(ErrorKind::Cancelled);
+        }
+    }
+}
+
+async fn closed(phase: &mut watch::Receiver<Phase>) {
+    // The sender lives in the model, which the waiting task holds.
+    let _sender_lives = phase.wait_for(|p| *p == Phase::Closed).await;
+}
+
+pub(crate) fn batcher_config(b: &BatchingConfig, queue_rows_max: u32, independent: bool) -> BatcherConfig {
+    BatcherConfig {
+        enabled: independent && b.max_batch_size > 1,
+        max_batch_size: b.max_batch_size,
+        hold: match b.hold {
+            HoldPolicy::None => Hold::None,
+            HoldPolicy::Fill(max_wait) => Hold::Fill { max_wait },
+        },
+        buckets: b.pad_to_multiple.map_or(Buckets::PowersOfTwo, Buckets::MultipleOf),
+        queue_rows_max,
+    }
+}
+
+pub(crate) fn batching_view(b: &BatchingConfig, rows: &RowsVerdict) -> BatchingView {
+    let config = batcher_config(b, 1, rows.independent);
+    let (hold, max_wait) = match b.hold {
+        HoldPolicy::None => ("none", Duration::ZERO),
+        HoldPolicy::Fill(w) => ("fill", w),
+    };
+    BatchingView {
+        enabled: config.enabled,
+        reason: if rows.independent && !config.enabled { "max_batch_size is 1".into() } else { rows.reason.clone() },
+        max_batch_size: b.max_batch_size,
+        hold,
+        max_wait_ms: u64::try_from(max_wait.as_millis()).unwrap_or(u64::MAX),
+        buckets: if config.enabled { config.bucket_sizes() } else { Vec::new() },
+    }
+}

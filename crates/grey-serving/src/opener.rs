@@ -1,0 +1,186 @@
+//! Opening a version in a host: verified bytes in, a running host with its signature out.
+
+use std::{path::PathBuf, time::Duration};
+
+use grey_core::{Dim, Error, ErrorKind, ModelId, ModelRef, Result, Signature, Version, VersionChoice};
+use grey_engine::{Artifact, BatchInput, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile};
+use grey_registry::{Catalog, ModelFile};
+
+use crate::{
+    config::{THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME},
+    engines::Engines,
+};
+
+/// Sizes tried for dimensions that may vary beside the batch axis, when a model is measured: most
+/// models take some sequence length or image side among these.
+const FREE_DIM_SIZES: [u64; 4] = [16, 1, 64, 224];
+/// Runs of the measurement; the fastest counts, the first warms up.
+const MEASURE_RUNS: u32 = 3;
+/// A run of the measurement that takes longer says enough: more threads are worth it.
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A host with a model in it.
+pub(crate) struct Opened {
+    pub(crate) host: Host,
+    pub(crate) handle: ModelHandle,
+    pub(crate) signature: Signature,
+    /// Runtime and version, e.g. `onnxruntime 1.32.0`.
+    pub(crate) runtime: String,
+    pub(crate) library_sha256: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) threads: u32,
+}
+
+/// Opens versions.
+pub(crate) struct Opener {
+    pub(crate) catalog: Catalog,
+    /// Where the catalog's objects lie as files, for versions of several files.
+    pub(crate) store_path: PathBuf,
+    pub(crate) engines: Engines,
+}
+
+impl Opener {
+    /// Opens `artifact` with `kind` on `threads` threads.
+    pub(crate) async fn open(&self, kind: EngineKind, artifact: Artifact, threads: u32) -> Result<Opened> {
+        let host = self.engines.launch(kind).await?;
+        let loaded = match host.load(artifact, LoadOptions { threads }).await {
+            Ok(l) => l,
+            Err(e) => {
+                host.unload().await;
+                return Err(load_error(&e));
+            }
+        };
+        let info = &host.hello().engine;
+        Ok(Opened {
+            runtime: format!("{} {}", info.engine, info.version),
+            library_sha256: info.library_sha256.clone(),
+            handle: loaded.handle,
+            signature: loaded.signature,
+            memory_bytes: loaded.memory_bytes,
+            threads,
+            host,
+        })
+    }
+
+    /// Opens a registered version anew, its bytes verified against the manifest.
+    pub(crate) async fn open_again(&self, id: &ModelId, version: &Version, threads: u32) -> Result<Opened> {
+        let wanted = ModelRef { id: id.clone(), version: VersionChoice::Exact(version.clone()) };
+        let manifest = self.catalog.resolve(&wanted).await?;
+        let artifact = self.artifact(id, &manifest.upload, &manifest.files).await?;
+        self.open(Engines::by_name(&manifest.engine)?, artifact, threads).await
+    }
+
+    /// The verified files of a version, in the form in which hosts get them.
+    pub(crate) async fn artifact(&self, id: &ModelId, upload: &str, files: &[ModelFile]) -> Result<Artifact> {
+        if let [file] = files {
+            let mut sealed = SealedFile::writer(file.path.as_str()).map_err(|e| sealing(&e))?;
+            self.catalog.fetch(id, upload, file, &mut sealed).await?;
+            return Ok(Artifact::File(sealed.seal().map_err(|e| sealing(&e))?));
+        }
+        for file in files {
+            self.catalog.fetch(id, upload, file, &mut std::io::sink()).await?;
+        }
+        let main = files.iter().find(|f| Engines::for_file(f.path.as_str()).is_ok());
+        let main = main.ok_or_else(|| {
+            Error::new(ErrorKind::LoadFailed, "none of the version's files is one that an engine opens (.onnx)")
+        })?;
+        let path = self.store_path.join(Catalog::folder(id, upload).as_ref());
+        Ok(Artifact::Folder { path, main: main.path.as_str().to_owned() })
+    }
+}
+
+fn sealing(e: &std::io::Error) -> Error {
+    Error::internal(format!("cannot hold the model's file in memory: {e}"))
+}
+
+/// How the message of a file that is no model begins.
+pub(crate) const BAD_MODEL: &str = "the model cannot be opened";
+
+fn load_error(e: &HostError) -> Error {
+    match e {
+        HostError::BadModel(m) => Error::new(ErrorKind::LoadFailed, format!("{BAD_MODEL}: {m}")),
+        other => Error::new(ErrorKind::LoadFailed, format!("the model could not be loaded: {other}")),
+    }
+}
+
+/// Runs one row of zeros a few times and returns the fastest run; `None` if the model takes no such row.
+pub(crate) async fn measure_row(opened: &Opened) -> Option<Duration> {
+    for size in FREE_DIM_SIZES {
+        let mut fastest: Option<Duration> = None;
+        for _ in 0..MEASURE_RUNS {
+            let inputs = row_of_zeros(&opened.signature, size)?;
+            let wanted = (0..opened.signature.outputs.len()).collect();
+            match opened.host.run(opened.handle, inputs, wanted, Some(MEASURE_TIMEOUT)).await {
+                Ok(out) => fastest = Some(fastest.map_or(out.execute, |f| f.min(out.execute))),
+                Err(e) => {
+                    tracing::debug!(size, "a row of zeros does not run: {e}");
+                    break;
+                }
+            }
+        }
+        if fastest.is_some() {
+            return fastest;
+        }
+    }
+    None
+}
+
+fn row_of_zeros(signature: &Signature, size: u64) -> Option<Vec<BatchInput>> {
+    let rowwise = signature.batch_candidate().is_ok();
+    let input = |(index, spec): (usize, &grey_core::TensorSpec)| {
+        let shape: Vec<u64> = spec
+            .shape
+            .iter()
+            .enumerate()
+            .map(|(axis, d)| match d {
+                Dim::Fixed(n) => *n,
+                _ if axis == 0 && rowwise => 1,
+                _ => size,
+            })
+            .collect();
+        // Absent parts are filled with zeros by the host's memory.
+        let elements = grey_core::element_count(&shape)?;
+        let bytes = elements.checked_mul(spec.datatype.size().unwrap_or(grey_core::ELEMENT_LENGTH_BYTES))?;
+        (bytes <= MEASURE_INPUT_BYTES_MAX).then(|| BatchInput { index, dtype: spec.datatype, shape, parts: Vec::new() })
+    };
+    signature.inputs.iter().enumerate().map(input).collect()
+}
+
+/// Largest input that the measurement makes up.
+const MEASURE_INPUT_BYTES_MAX: usize = 256 << 20;
+
+/// Threads for one run when the operator leaves it to the node (the design, §4).
+pub(crate) fn auto_threads(row: Option<Duration>, cores: u32) -> u32 {
+    match row {
+        Some(t) if t >= THREADS_AUTO_ROW_TIME => THREADS_AUTO_MAX.min(cores).max(1),
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grey_core::DType;
+
+    use super::*;
+
+    #[test]
+    fn auto_gives_short_runs_one_thread() {
+        assert_eq!(auto_threads(Some(Duration::from_micros(10)), 8), 1);
+        assert_eq!(auto_threads(Some(Duration::from_millis(1)), 8), 4);
+        assert_eq!(auto_threads(Some(Duration::from_millis(50)), 2), 2);
+        assert_eq!(auto_threads(None, 8), 1);
+    }
+
+    #[test]
+    fn a_row_of_zeros_has_the_signature_s_shape() {
+        let spec = |shape| grey_core::TensorSpec { name: "x".into(), datatype: DType::Fp32, shape };
+        let n = || Dim::Symbol("N".into());
+        let s = Signature {
+            inputs: vec![spec(vec![n(), Dim::Any, Dim::Fixed(3)])],
+            outputs: vec![spec(vec![n(), Dim::Fixed(2)])],
+        };
+        assert_eq!(row_of_zeros(&s, 16).unwrap()[0].shape, [1, 16, 3]);
+        let huge = Signature { inputs: vec![spec(vec![Dim::Fixed(1 << 40)])], outputs: vec![spec(vec![n()])] };
+        assert!(row_of_zeros(&huge, 1).is_none());
+    }
+}

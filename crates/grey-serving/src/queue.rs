@@ -1,0 +1,363 @@
+//! The requests of one version that wait or run: the batcher's decisions joined with the tensors
+//! and the places where answers go. Everything happens under one short lock; nothing waits here.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use grey_core::{Error, ErrorKind, Result, Signature, Tenant, Tensor};
+use grey_engine::{BatchInput, RunOutputs};
+use tokio::sync::oneshot;
+
+use crate::{
+    assemble::{RunRows, assemble},
+    batcher::{Batch, Batcher, BatcherConfig, Cancelled, Finished, Readiness, Rejected, RunResult, Submit},
+    stats::RunTimes,
+};
+
+/// When a caller who found the queue full may come back.
+const RETRY_AFTER_FULL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What requests must share to share a run: the shape of their rows and the outputs they want.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RunKey {
+    shapes: Vec<Vec<u64>>,
+    wanted: Vec<usize>,
+}
+
+/// Numbers for values in use: equal values get equal numbers as long as one of them is in use, so
+/// nothing outlives the requests that brought it.
+struct Interner<K> {
+    ids: HashMap<K, u64>,
+    users: HashMap<u64, (K, usize)>,
+    next: u64,
+}
+
+impl<K> Default for Interner<K> {
+    fn default() -> Self {
+        Interner { ids: HashMap::new(), users: HashMap::new(), next: 0 }
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Interner<K> {
+    fn intern(&mut self, key: &K) -> u64 {
+        if let Some(id) = self.ids.get(key) {
+            if let Some((_, n)) = self.users.get_mut(id) {
+                *n += 1;
+            }
+            return *id;
+        }
+        let id = self.next;
+        self.next += 1;
+        self.ids.insert(key.clone(), id);
+        self.users.insert(id, (key.clone(), 1));
+        id
+    }
+
+    fn release(&mut self, id: u64) {
+        let Some((_, n)) = self.users.get_mut(&id) else { return };
+        *n -= 1;
+        if *n == 0
+            && let Some((key, _)) = self.users.remove(&id)
+        {
+            self.ids.remove(&key);
+        }
+    }
+}
+
+/// A request that was accepted.
+struct Pending {
+    /// In the signature's order.
+    inputs: Vec<Tensor>,
+    key: u64,
+    tenant: Tenant,
+    tenant_id: u64,
+    /// Positions of the outputs to return, in the order asked for.
+    returned: Vec<usize>,
+    reply: oneshot::Sender<Result<Answer>>,
+    accepted: Instant,
+    started: Option<Instant>,
+    /// Outputs of the runs that held parts of it.
+    runs: Vec<(u64, Arc<RunRows>, RunTimes)>,
+}
+
+/// What a run gave to one request.
+pub(crate) struct Answer {
+    pub(crate) outputs: Vec<Tensor>,
+    pub(crate) queue_time: std::time::Duration,
+    /// Of the last run, if the request was split.
+    pub(crate) times: RunTimes,
+}
+
+/// A request as the queue takes it.
+pub(crate) struct Admission {
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) returned: Vec<usize>,
+    pub(crate) tenant: Tenant,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// A batch that is to run now.
+pub(crate) struct Work {
+    pub(crate) batch: Batch,
+    pub(crate) inputs: Vec<BatchInput>,
+    pub(crate) wanted: Vec<usize>,
+    /// Whether the first axis of all tensors counts rows.
+    pub(crate) batched: bool,
+}
+
+/// See the module.
+pub(crate) struct Queue {
+    batcher: Batcher,
+    pending: HashMap<u64, Pending>,
+    keys: Interner<RunKey>,
+    tenants: Interner<Tenant>,
+    next_ticket: u64,
+    /// Whether the signature allows a batch axis, so that first dimensions count as rows.
+    rowwise: bool,
+    enabled: bool,
+    closed: Option<Error>,
+}
+
+impl Queue {
+    pub(crate) fn new(signature: &Signature, config: BatcherConfig) -> Self {
+        Queue {
+            enabled: config.enabled,
+            batcher: Batcher::new(config),
+            pending: HashMap::new(),
+            keys: Interner::default(),
+            tenants: Interner::default(),
+            next_ticket: 0,
+            rowwise: signature.batch_candidate().is_ok(),
+            closed: None,
+        }
+    }
+
+    /// Accepts a request whose inputs have been checked against the signature.
+    pub(crate) fn submit(
+        &mut self,
+        now: Instant,
+        admission: Admission,
+        reply: oneshot::Sender<Result<Answer>>,
+    ) -> Result<u64> {
+        if let Some(e) = &self.closed {
+            return Err(e.clone());
+        }
+        let rows = if self.rowwise { rows_of(&admission.inputs)? } else { 1 };
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        let key = self.key_of(&admission);
+        let tenant_id = self.tenants.intern(&admission.tenant);
+        let submit = Submit { ticket, key, rows, tenant: tenant_id, deadline: admission.deadline };
+        if let Err(rejected) = self.batcher.submit(now, submit) {
+            self.keys.release(key);
+            self.tenants.release(tenant_id);
+            return Err(refusal(rejected));
+        }
+        let Admission { inputs, returned, tenant, deadline: _ } = admission;
+        self.pending.insert(
+            ticket,
+            Pending { inputs, key, tenant, tenant_id, returned, reply, accepted: now, started: None, runs: Vec::new() },
+        );
+        Ok(ticket)
+    }
+
+    /// Whether a batch is due.
+    pub(crate) fn ready(&self, now: Instant) -> Readiness {
+        self.batcher.ready(now)
+    }
+
+    /// The next batch, with its rows in place.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Work> {
+        for ticket in self.batcher.expire(now) {
+            self.end(ticket, Err(expired()));
+        }
+        let batch = self.batcher.take(now)?;
+        let mut wanted = Vec::new();
+        let mut inputs: Vec<BatchInput> = Vec::new();
+        for part in &batch.parts {
+            // The batcher names tickets that were submitted and not yet ended.
+            let Some(p) = self.pending.get_mut(&part.ticket) else { continue };
+            p.started.get_or_insert(now);
+            if inputs.is_empty() {
+                wanted = p.returned.clone();
+                wanted.sort_unstable();
+                inputs = p
+                    .inputs
+                    .iter()
+                    .enumerate()
+                    .map(|(index, t)| {
+                        let mut shape = t.shape().to_vec();
+                        if let (true, Some(first)) = (self.enabled, shape.first_mut()) {
+                            *first = u64::from(batch.bucket);
+                        }
+                        BatchInput { index, dtype: t.dtype(), shape, parts: Vec::new() }
+                    })
+                    .collect();
+            }
+            let (from, to) = (u64::from(part.first_row), u64::from(part.first_row) + u64::from(part.rows));
+            for (input, tensor) in inputs.iter_mut().zip(&p.inputs) {
+                let whole = !self.rowwise || (from == 0 && tensor.rows() == Some(to));
+                let rows = if whole { Some(tensor.clone()) } else { tensor.slice_rows(from, to) };
+                input.parts.extend(rows.map(|r| r.data().clone()));
+            }
+        }
+        Some(Work { batch, inputs, wanted, batched: self.enabled })
+    }
+
+    /// A run ended: answers every request that is complete. Calls `done` for each answered one
+    /// with its rows, tenant and outcome.
+    pub(crate) fn finish(
+        &mut self,
+        now: Instant,
+        work: &Work,
+        result: std::result::Result<RunOutputs, Error>,
+        signature: &Signature,
+        mut done: impl FnMut(Done),
+    ) {
+        let result = result.and_then(|out| {
+            let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
+            let bucket = work.batched.then_some(work.batch.bucket);
+            RunRows::new(out.outputs, bucket, signature).map(|rows| (Arc::new(rows), times))
+        });
+        let run = work.batch.run;
+        let outcome = if result.is_ok() { RunResult::Ok } else { RunResult::Failed };
+        if let Ok((rows, times)) = &result {
+            for part in &work.batch.parts {
+                if let Some(p) = self.pending.get_mut(&part.ticket) {
+                    p.runs.push((run, rows.clone(), *times));
+                }
+            }
+        }
+        for Finished { ticket, segments, ok } in self.batcher.complete(run, outcome) {
+            let Some(p) = self.pending.get(&ticket) else { continue };
+            let answer = match &result {
+                Ok((_, times)) if ok => {
+                    let pieces: Vec<_> = segments
+                        .iter()
+                        .filter_map(|s| p.runs.iter().find(|r| r.0 == s.run).map(|r| (&*r.1, s.position, s.rows)))
+                        .collect();
+                    assemble(&pieces, &p.returned, signature).map(|outputs| Answer {
+                        outputs,
+                        queue_time: p.started.unwrap_or(now).saturating_duration_since(p.accepted),
+                        times: *times,
+                    })
+                }
+                Ok(_) => Err(Error::internal("an earlier part of the request failed")),
+                Err(e) => Err(e.clone()),
+            };
+            done(Done {
+                tenant: p.tenant.clone(),
+                rows: if self.rowwise { rows_of(&p.inputs).unwrap_or(1) } else { 1 },
+                accepted: p.accepted,
+                outcome: match &answer {
+                    Ok(a) => Ok((a.queue_time, a.times)),
+                    Err(e) => Err(e.kind()),
+                },
+            });
+            self.end(ticket, answer);
+        }
+    }
+
+    /// The caller went away.
+    pub(crate) fn cancel(&mut self, ticket: u64) {
+        match self.batcher.cancel(ticket) {
+            Cancelled::Queued | Cancelled::Running => self.forget(ticket),
+            Cancelled::Unknown => {}
+        }
+    }
+
+    /// Batches from now on as `config` says. Waiting requests stay.
+    pub(crate) fn set_config(&mut self, config: BatcherConfig) {
+        self.enabled = config.enabled;
+        self.batcher.set_config(config);
+    }
+
+    /// Refuses whatever comes and fails what waits; what runs goes on.
+    pub(crate) fn close(&mut self, why: &Error) {
+        self.closed = Some(why.clone());
+        for ticket in self.batcher.fail_all() {
+            self.end(ticket, Err(why.clone()));
+        }
+    }
+
+    /// Takes requests again after [`Queue::close`].
+    pub(crate) fn reopen(&mut self) {
+        self.closed = None;
+    }
+
+    /// Rows that wait.
+    pub(crate) fn rows(&self) -> u32 {
+        self.batcher.queued_rows()
+    }
+
+    /// Requests accepted and not yet answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn end(&mut self, ticket: u64, answer: Result<Answer>) {
+        if let Some(p) = self.forget_returning(ticket) {
+            // The receiver is gone when the caller went away in this moment; then nobody waits.
+            let _nobody_waits = p.reply.send(answer);
+        }
+    }
+
+    fn forget(&mut self, ticket: u64) {
+        self.forget_returning(ticket);
+    }
+
+    fn forget_returning(&mut self, ticket: u64) -> Option<Pending> {
+        let p = self.pending.remove(&ticket)?;
+        self.keys.release(p.key);
+        self.tenants.release(p.tenant_id);
+        Some(p)
+    }
+
+    fn key_of(&mut self, a: &Admission) -> u64 {
+        let skip = usize::from(self.rowwise);
+        let shapes = a.inputs.iter().map(|t| t.shape().get(skip..).unwrap_or_default().to_vec()).collect();
+        let mut wanted = a.returned.clone();
+        wanted.sort_unstable();
+        self.keys.intern(&RunKey { shapes, wanted })
+    }
+}
+
+/// One request that was answered, for counting.
+pub(crate) struct Done {
+    pub(crate) tenant: Tenant,
+    pub(crate) rows: u32,
+    pub(crate) accepted: Instant,
+    pub(crate) outcome: std::result::Result<(std::time::Duration, RunTimes), ErrorKind>,
+}
+
+fn rows_of(inputs: &[Tensor]) -> Result<u32> {
+    let rows = inputs.first().and_then(Tensor::rows).unwrap_or(1);
+    if let Some(odd) = inputs.iter().find(|t| t.rows() != Some(rows)) {
+        return Err(Error::invalid(format!(
+            "the first dimension counts rows and must be the same in all inputs: it is {rows} in '{}', {} in '{}'",
+            inputs.first().map_or("", Tensor::name),
+            odd.rows().unwrap_or(0),
+            odd.name()
+        )));
+    }
+    if rows == 0 {
+        return Err(Error::invalid("the first dimension counts rows; it is 0, expected at least 1"));
+    }
+    u32::try_from(rows).map_err(|_| {
+        Error::invalid(format!("the first dimension counts rows; {rows} are more than the {} of one request", u32::MAX))
+    })
+}
+
+fn refusal(rejected: Rejected) -> Error {
+    match rejected {
+        Rejected::QueueFull { .. } => {
+            Error::new(ErrorKind::Overloaded, rejected.to_string()).with_retry_after(RETRY_AFTER_FULL)
+        }
+        Rejected::TooManyRows { .. } => Error::new(ErrorKind::TooLarge, rejected.to_string()),
+        Rejected::Expired => expired(),
+    }
+}
+
+/// The error of a request whose deadline passed.
+pub(crate) fn expired() -> Error {
+    Error::new(ErrorKind::DeadlineExceeded, "the request's timeout passed before it was answered")
+}

@@ -152,9 +152,8 @@ pub fn onnxruntime(option: Option<&Path>, env: &DiscoverEnv) -> Result<Found, No
 /// `lib/python3.X/{site,dist}-packages` of an environment, newest Python first.
 fn package_dirs(root: &Path) -> Vec<PathBuf> {
     let lib = root.join("lib");
-    let mut pythons: Vec<(Vec<u32>, PathBuf)> = entries(&lib)
-        .filter_map(|(name, path)| Some((numbers(name.strip_prefix("python")?), path)))
-        .collect();
+    let mut pythons: Vec<(Vec<u32>, PathBuf)> =
+        entries(&lib).filter_map(|(name, path)| Some((numbers(name.strip_prefix("python")?), path))).collect();
     pythons.sort_by(|a, b| b.0.cmp(&a.0));
     if pythons.is_empty() {
         return vec![lib.join("python3/site-packages")];
@@ -222,7 +221,10 @@ mod tests {
             assert_eq!((f.library, f.source), (path, source));
         };
         expect(put(&root("usr/lib/x"), "libonnxruntime.so.1.18.0"), Source::System);
-        expect(put(&root("usr"), "lib/python3/dist-packages/onnxruntime/capi/libonnxruntime.so.1.19.0"), Source::System);
+        expect(
+            put(&root("usr"), "lib/python3/dist-packages/onnxruntime/capi/libonnxruntime.so.1.19.0"),
+            Source::System,
+        );
         expect(put(&root("managed"), IN_VENV), Source::Managed);
         expect(put(&root("venv"), IN_VENV), Source::Virtualenv);
         let chosen = put(dir.path(), "mine/libonnxruntime.so.1.20.1");

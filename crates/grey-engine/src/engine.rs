@@ -147,9 +147,10 @@ pub enum EngineError {
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            EngineError::BadModel(m) | EngineError::Runtime(m) | EngineError::RunFailed(m) | EngineError::Protocol(m) => {
-                f.write_str(m)
-            }
+            EngineError::BadModel(m)
+            | EngineError::Runtime(m)
+            | EngineError::RunFailed(m)
+            | EngineError::Protocol(m) => f.write_str(m),
         }
     }
 }

@@ -6,7 +6,6 @@ use std::{
     io,
     os::{fd::AsFd as _, unix::net::UnixStream},
     path::Path,
-    process::ExitCode,
     sync::Arc,
 };
 
@@ -28,26 +27,27 @@ const EXIT_NODE_GONE: i32 = 3;
 /// Exit code when the node and the host do not understand each other.
 const EXIT_PROTOCOL: u8 = 4;
 
-/// Runs an engine host whose control socket is file descriptor 0, until its node tells it to end.
+/// Runs an engine host whose control socket is file descriptor 0, until its node tells it to end,
+/// and returns the exit code.
 /// The body of the hidden `grey engine-host` verb and of `python -m grey.host`.
-pub fn host_main(open: OpenEngine) -> ExitCode {
+pub fn host_main(open: OpenEngine) -> u8 {
     if let Err(e) = contain::close_foreign_descriptors() {
         eprintln!("an engine host cannot close the descriptors it inherited: {e}");
-        return ExitCode::from(EXIT_PROTOCOL);
+        return EXIT_PROTOCOL;
     }
     let stdin = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(fd) => UnixStream::from(fd),
         Err(e) => {
             eprintln!("an engine host is started by a node, with its control socket as standard input: {e}");
-            return ExitCode::from(EXIT_PROTOCOL);
+            return EXIT_PROTOCOL;
         }
     };
     let mut end = HostEnd::Process(stdin);
     match host_loop(&mut end, open, true) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(e) => {
             eprintln!("engine host: {e}");
-            ExitCode::from(EXIT_PROTOCOL)
+            EXIT_PROTOCOL
         }
     }
 }
@@ -154,18 +154,21 @@ fn run_one(
     output_segment: u64,
 ) -> Result<Vec<TensorPlace>, EngineError> {
     let model = models.get_mut(&model).ok_or_else(|| EngineError::Protocol("no such model is open".into()))?;
-    let held: Vec<Arc<Segment>> =
-        inputs.iter().map(|i| known(segments, i.segment)).collect::<Result<_, _>>()?;
+    let held: Vec<Arc<Segment>> = inputs.iter().map(|i| known(segments, i.segment)).collect::<Result<_, _>>()?;
     let mut views = Vec::with_capacity(inputs.len());
     for (place, segment) in inputs.iter().zip(&held) {
         let (offset, len) = (as_usize(place.offset)?, as_usize(place.len)?);
-        let at = segment
-            .at(offset, len)
-            .ok_or_else(|| EngineError::Protocol("an input lies outside its segment".into()))?;
+        let at =
+            segment.at(offset, len).ok_or_else(|| EngineError::Protocol("an input lies outside its segment".into()))?;
         // SAFETY: the range is inside the segment, which `held` keeps mapped; the node does not
         // write to the inputs of a run before it has answered, and this side never does.
         let data = unsafe { std::slice::from_raw_parts(at.as_ptr().cast_const(), len) };
-        views.push(InputView { index: as_usize(u64::from(place.index))?, dtype: place.dtype, shape: &place.shape, data });
+        views.push(InputView {
+            index: as_usize(u64::from(place.index))?,
+            dtype: place.dtype,
+            shape: &place.shape,
+            data,
+        });
     }
     let mut sink = SegmentSink {
         end,
@@ -176,13 +179,26 @@ fn run_one(
         filled: Vec::new(),
         places: Vec::new(),
     };
-    model.run(&views, &mut sink)?;
-    let missing = sink.wanted.iter().find(|w| !sink.places.iter().any(|p| p.index as usize == **w));
-    if let Some(w) = missing {
-        return Err(EngineError::RunFailed(format!("the runtime gave no output at position {w}")));
-    }
-    let (places, current) = (sink.places, sink.current);
+    let ran = model.run(&views, &mut sink);
+    let SegmentSink { current, places, wanted, .. } = sink;
+    // Kept also after a failure: the node will name it in the next run.
     segments.insert(current.0, current.1);
+    ran?;
+    for w in wanted {
+        let Some(spec) = model.signature().outputs.get(w) else {
+            return Err(EngineError::Protocol(format!("the model has no output at position {w}")));
+        };
+        match places.iter().find(|p| p.index as usize == w) {
+            None => return Err(EngineError::RunFailed(format!("the runtime gave no output '{}'", spec.name))),
+            Some(p) if p.dtype != spec.datatype => {
+                return Err(EngineError::RunFailed(format!(
+                    "output '{}' came as {}, but the model declares {}",
+                    spec.name, p.dtype, spec.datatype
+                )));
+            }
+            Some(_) => {}
+        }
+    }
     Ok(places)
 }
 

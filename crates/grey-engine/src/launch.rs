@@ -1,7 +1,7 @@
 //! The node's side: starts hosts, watches them, and runs batches in them.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     ffi::OsString,
     fmt, io,
     os::{fd::OwnedFd, unix::net::UnixStream as BlockingStream},
@@ -14,9 +14,7 @@ use std::{
 use bytes::Bytes;
 use grey_core::{DType, Payload, Signature};
 use parking_lot::Mutex;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, waitid};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, unix::AsyncFd},
     net::UnixStream,
@@ -46,6 +44,9 @@ const STDERR_LINES_MAX: usize = 20;
 const STDERR_LINE_BYTES_MAX: usize = 2000;
 /// Answers to runs that nobody waits for any more, read before the next run at most.
 const STALE_ANSWERS_MAX: usize = 64;
+/// How often one run may ask for more memory: one model's outputs fill a few segments, each at least
+/// twice as large as the last, and from the smallest to the largest it is 17 doublings.
+const SEGMENTS_PER_RUN_MAX: usize = 32;
 
 /// Where hosts live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ pub struct Launcher {
     pub limits: Limits,
     /// Opens the runtime of `inline` hosts.
     pub open: OpenEngine,
-    /// Longest time for opening a model.
+    /// Longest time for opening a model, and for a new host's greeting.
     pub load_timeout: Duration,
 }
 
@@ -276,8 +277,8 @@ struct Link {
     wire: NodeEnd,
     shared: bool,
     next_id: u64,
-    /// A message is being sent; still set at the next use if that was given up half-way.
-    sending: bool,
+    /// Declared types of the outputs of the models that are open.
+    models: HashMap<ModelHandle, Vec<DType>>,
     /// A run whose answer nobody read.
     unread: Option<u64>,
     input: Option<(u64, Arc<Segment>)>,
@@ -295,7 +296,8 @@ impl Launcher {
         let (wire, process, attached) = match self.isolation {
             Isolation::Process => {
                 let (wire, process) = self.spawn(exit_tx)?;
-                let node = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| system("open the node's pidfd")(e.into()))?;
+                let node =
+                    pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| system("open the node's pidfd")(e.into()))?;
                 (wire, Some(process), vec![Attachment::Descriptor(node)])
             }
             Isolation::Inline => (self.thread(exit_tx)?, None, Vec::new()),
@@ -304,7 +306,7 @@ impl Launcher {
             wire,
             shared: process.is_some(),
             next_id: 1,
-            sending: false,
+            models: HashMap::new(),
             unread: None,
             input: None,
             output: None,
@@ -313,9 +315,10 @@ impl Launcher {
         let starting = Starting { process, exit, link };
         let init = ToHost::Init { engine, library: library.to_owned(), limits: self.limits.clone() };
         let host = starting.greet(init, attached, self.load_timeout);
-        match timeout(HELLO_WAIT_MAX, host).await {
+        let limit = HELLO_WAIT_MAX.min(self.load_timeout);
+        match timeout(limit, host).await {
             Ok(r) => r,
-            Err(_) => Err(HostError::TooSlow { what: "greet its node", limit: HELLO_WAIT_MAX }),
+            Err(_) => Err(HostError::TooSlow { what: "greet its node", limit }),
         }
     }
 
@@ -364,9 +367,12 @@ impl Launcher {
             .name("engine-host".into())
             .spawn(move || {
                 let mut end = HostEnd::Inline { from: from_node, to: to_node };
-                let status = match host_loop(&mut end, open, false) {
-                    Ok(()) => "its thread ended".to_owned(),
-                    Err(e) => format!("its thread ended: {e}"),
+                // The status must be known before the channel closes, whatever an engine does.
+                let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host_loop(&mut end, open, false)));
+                let status = match ended {
+                    Ok(Ok(())) => "its thread ended".to_owned(),
+                    Ok(Err(e)) => format!("its thread ended: {e}"),
+                    Err(_) => "its thread panicked".to_owned(),
                 };
                 exit.send_replace(Some(HostExit { status, stderr: String::new() }));
             })
@@ -391,7 +397,12 @@ impl Drop for Starting {
 }
 
 impl Starting {
-    async fn greet(mut self, init: ToHost, attached: Vec<Attachment>, load_timeout: Duration) -> Result<Host, HostError> {
+    async fn greet(
+        mut self,
+        init: ToHost,
+        attached: Vec<Attachment>,
+        load_timeout: Duration,
+    ) -> Result<Host, HostError> {
         let greeting = match self.link.wire.send(init, attached).await {
             Ok(()) => self.link.wire.receive().await,
             Err(e) => Err(e),
@@ -424,6 +435,13 @@ async fn lost(e: &io::Error, process: Option<&Process>, exit: &watch::Receiver<O
 /// How a host ended whose end is certain; kills it if it only closed its socket.
 async fn status(process: Option<&Process>, exit: &watch::Receiver<Option<HostExit>>) -> HostExit {
     let mut exit = exit.clone();
+    if process.is_none() {
+        // A thread says how it ended before its channel closes, and cannot be ended from outside.
+        let known = exit.borrow().clone();
+        let lives =
+            || HostExit { status: "it is a thread of the node and cannot be ended".into(), stderr: String::new() };
+        return known.unwrap_or_else(lives);
+    }
     for _ in 0..2 {
         if let Ok(Ok(known)) = timeout(STATUS_WAIT_MAX, exit.wait_for(Option::is_some)).await
             && let Some(e) = known.clone()
@@ -583,11 +601,13 @@ impl Host {
                 }
                 Artifact::Folder { path, main } => (ArtifactPlace::Folder { path, main }, Vec::new()),
             };
-            link.send(ToHost::Load { model: handle, artifact: place, options }, attached).await?;
+            link.settle().await?;
+            link.wire.send(ToHost::Load { model: handle, artifact: place, options }, attached).await?;
             match link.wire.receive().await? {
                 FromHost::Ready { model, signature, memory_bytes } if model == handle => {
-                    let signature = serde_json::from_str(&signature)
+                    let signature: Signature = serde_json::from_str(&signature)
                         .map_err(|e| Broken::Lie(format!("its signature cannot be read: {e}")))?;
+                    link.models.insert(handle, signature.outputs.iter().map(|o| o.datatype).collect());
                     Ok(LoadedModel { handle, signature, memory_bytes })
                 }
                 FromHost::LoadFailed { model, message } if model == handle => Err(Broken::Model(message)),
@@ -645,6 +665,9 @@ impl Host {
                 Err(RunError::HostDied(exit))
             }
             Err(Broken::Lost(e)) => {
+                if e.kind() == io::ErrorKind::Other {
+                    self.kill();
+                }
                 let mut exit = status(self.0.process.as_ref(), &self.0.exit).await;
                 if e.kind() == io::ErrorKind::Other {
                     exit.status = format!("it broke the protocol and was ended: {e}");
@@ -687,7 +710,7 @@ impl Link {
             wire: NodeEnd::Inline { to, from },
             shared: false,
             next_id: 1,
-            sending: false,
+            models: HashMap::new(),
             unread: None,
             input: None,
             output: None,
@@ -697,16 +720,6 @@ impl Link {
     fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
-    }
-
-    async fn send(&mut self, message: ToHost, attached: Vec<Attachment>) -> io::Result<()> {
-        if self.sending {
-            return Err(io::Error::other("an earlier message was given up half-way"));
-        }
-        self.sending = true;
-        self.wire.send(message, attached).await?;
-        self.sending = false;
-        Ok(())
     }
 
     /// Reads the answer of a run that was given up.
@@ -719,7 +732,7 @@ impl Link {
                     return Ok(());
                 }
                 FromHost::NeedSegment { run, .. } if run == stale => {
-                    self.send(ToHost::Cancel { run }, Vec::new()).await?;
+                    self.wire.send(ToHost::Cancel { run }, Vec::new()).await?;
                 }
                 FromHost::Partial { .. } => {}
                 _ => return Err(Broken::Lie("it answered for another run".into())),
@@ -730,6 +743,12 @@ impl Link {
 
     async fn run(&mut self, model: ModelHandle, inputs: &[BatchInput], wanted: &[usize]) -> Result<RunOutputs, Broken> {
         let began = clock::now();
+        let declared =
+            self.models.get(&model).ok_or_else(|| Broken::Model("the model is not open in this host".into()))?;
+        let wanted: Vec<(usize, DType)> =
+            wanted.iter().map(|w| declared.get(*w).map(|d| (*w, *d))).collect::<Option<_>>().ok_or_else(|| {
+                Broken::Model(format!("the model has {} outputs, not all of {wanted:?}", declared.len()))
+            })?;
         let too_large = || Broken::Model(format!("the batch is larger than {SEGMENT_BYTES_MAX} bytes"));
         let mut places = Vec::with_capacity(inputs.len());
         let mut used = 0usize;
@@ -748,21 +767,26 @@ impl Link {
         let (input_id, memory) = self.segment(true, used).await?;
         for (place, input) in places.iter_mut().zip(inputs) {
             place.segment = input_id;
-            copy_input(&memory, place, input).ok_or_else(|| Broken::Model("an input is larger than its shape".into()))?;
+            copy_input(&memory, place, input)
+                .ok_or_else(|| Broken::Model("an input is larger than its shape".into()))?;
         }
         let (output_segment, first) = self.segment(false, 1).await?;
         let mut outputs_at: Vec<(u64, Arc<Segment>)> = vec![(output_segment, first)];
         let run = self.id();
-        let wanted32 = wanted.iter().map(|w| u32::try_from(*w)).collect::<Result<_, _>>().map_err(|_| too_large())?;
+        let wanted32 =
+            wanted.iter().map(|(w, _)| u32::try_from(*w)).collect::<Result<_, _>>().map_err(|_| too_large())?;
         let copied = clock::now();
         self.unread = Some(run);
-        self.send(ToHost::Run { model, run, inputs: places, wanted: wanted32, output_segment }, Vec::new()).await?;
+        let mut asked = 0;
+        self.wire
+            .send(ToHost::Run { model, run, inputs: places, wanted: wanted32, output_segment }, Vec::new())
+            .await?;
         loop {
             match self.wire.receive().await? {
                 FromHost::Done { run: r, outputs, nanos: _ } if r == run => {
                     self.unread = None;
                     let answered = clock::now();
-                    let outputs = read_outputs(&outputs, wanted, &outputs_at).map_err(Broken::Lie)?;
+                    let outputs = read_outputs(&outputs, &wanted, &outputs_at).map_err(Broken::Lie)?;
                     return Ok(RunOutputs {
                         outputs,
                         copy_in: copied.saturating_duration_since(began),
@@ -778,16 +802,28 @@ impl Link {
                     });
                 }
                 FromHost::NeedSegment { run: r, bytes } if r == run => {
-                    let need = usize::try_from(bytes).ok().filter(|n| segment_size(*n).is_some());
-                    match need {
-                        // At least double what there is, so that a run asks few times.
-                        Some(n) => {
-                            let have = outputs_at.last().map_or(0, |s| s.1.len());
-                            let grown = n.max(have.saturating_mul(2).min(SEGMENT_BYTES_MAX));
-                            self.output = None;
-                            outputs_at.push(self.segment(false, grown).await?);
+                    asked += 1;
+                    if asked > SEGMENTS_PER_RUN_MAX {
+                        return Err(Broken::Lie("it does not stop asking for memory".into()));
+                    }
+                    // At least double what there is, so that a run asks few times.
+                    let double = outputs_at.last().map_or(0, |s| s.1.len()).saturating_mul(2);
+                    let grown = usize::try_from(bytes).unwrap_or(usize::MAX).max(double);
+                    let held: usize = outputs_at.iter().map(|s| s.1.len()).sum();
+                    // The limit is for all segments of a run together.
+                    if segment_size(grown).is_none_or(|size| size > SEGMENT_BYTES_MAX - held) {
+                        self.wire.send(ToHost::Cancel { run }, Vec::new()).await?;
+                        continue;
+                    }
+                    self.output = None;
+                    match self.segment(false, grown).await {
+                        Ok(s) => outputs_at.push(s),
+                        Err(Broken::System(why)) => {
+                            // The host waits for memory: told that there is none, it fails the run.
+                            self.wire.send(ToHost::Cancel { run }, Vec::new()).await?;
+                            return Err(Broken::System(why));
                         }
-                        None => self.send(ToHost::Cancel { run }, Vec::new()).await?,
+                        Err(e) => return Err(e),
                     }
                 }
                 // Generation will read these; a batch run has no use for them.
@@ -816,7 +852,7 @@ impl Link {
             (s.clone(), Attachment::Memory(s))
         };
         let id = self.id();
-        self.send(ToHost::Segment { id, len: size as u64 }, vec![attached]).await?;
+        self.wire.send(ToHost::Segment { id, len: size as u64 }, vec![attached]).await?;
         let slot = if input { &mut self.input } else { &mut self.output };
         *slot = Some((id, segment.clone()));
         Ok((id, segment))
@@ -874,16 +910,19 @@ fn count_strings(p: &Payload) -> usize {
 /// Copies outputs out after checking every word of what the host says about them.
 fn read_outputs(
     places: &[TensorPlace],
-    wanted: &[usize],
+    wanted: &[(usize, DType)],
     segments: &[(u64, Arc<Segment>)],
 ) -> Result<Vec<RunOutput>, String> {
     wanted
         .iter()
-        .map(|w| {
+        .map(|(w, declared)| {
             let mut found = places.iter().filter(|p| p.index as usize == *w);
             let place = found.next().ok_or_else(|| format!("output {w} is missing"))?;
             if found.next().is_some() {
                 return Err(format!("output {w} came twice"));
+            }
+            if place.dtype != *declared {
+                return Err(format!("output {w} is {}, but the model declares {declared}", place.dtype));
             }
             let lies = || format!("output {w}: its place or size is not possible");
             let (offset, len) =

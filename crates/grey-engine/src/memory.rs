@@ -74,9 +74,8 @@ impl Segment {
             return Err(io::Error::other(format!("a segment of {len} bytes was announced, the file has {actual}")));
         }
         // SAFETY: a fresh shared mapping at an address of the kernel's choice; length is not zero.
-        let at = unsafe {
-            mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0)
-        }?;
+        let at =
+            unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, fd, 0) }?;
         let start = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mmap gave no address"))?;
         Ok(Segment { start, len, backing: Backing::Mapped })
     }

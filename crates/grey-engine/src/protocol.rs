@@ -200,7 +200,9 @@ pub enum FromHost {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The peer speaks another version.
-    #[error("the peer speaks host protocol {found}, this side speaks {PROTOCOL_VERSION}: both must be the same build of Grey")]
+    #[error(
+        "the peer speaks host protocol {found}, this side speaks {PROTOCOL_VERSION}: both must be the same build of Grey"
+    )]
     Version {
         /// The peer's version.
         found: u16,
@@ -265,8 +267,7 @@ pub fn encode<M: Serialize>(message: &M, descriptors: u16) -> Result<Vec<u8>, Fr
 
 /// The message of a payload; trailing bytes are an error.
 pub fn decode<M: DeserializeOwned>(payload: &[u8]) -> Result<M, FrameError> {
-    let (message, rest) =
-        postcard::take_from_bytes(payload).map_err(|e| FrameError::Malformed(e.to_string()))?;
+    let (message, rest) = postcard::take_from_bytes(payload).map_err(|e| FrameError::Malformed(e.to_string()))?;
     if rest.is_empty() {
         Ok(message)
     } else {

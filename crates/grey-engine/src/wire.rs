@@ -2,6 +2,7 @@
 //! process, and channels to a thread. The protocol above cannot tell them apart.
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice, IoSliceMut, Read as _},
     mem::MaybeUninit,
     os::{
@@ -40,38 +41,35 @@ pub(crate) enum Attachment {
 /// The node's end.
 #[derive(Debug)]
 pub(crate) enum NodeEnd {
-    Process { stream: UnixStream, received: BytesMut },
+    Process { stream: UnixStream, received: BytesMut, unsent: VecDeque<Outgoing> },
     Inline { to: blocking::Sender<(ToHost, Vec<Attachment>)>, from: mpsc::UnboundedReceiver<FromHost> },
+}
+
+/// A frame on its way.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    frame: Vec<u8>,
+    sent: usize,
+    attached: Vec<Attachment>,
 }
 
 impl NodeEnd {
     pub(crate) fn process(stream: UnixStream) -> NodeEnd {
-        NodeEnd::Process { stream, received: BytesMut::new() }
+        NodeEnd::Process { stream, received: BytesMut::new(), unsent: VecDeque::new() }
     }
 
-    /// Sends a message. If the future is dropped half-way, the peer is left with half a frame.
+    /// Sends a message. Once polled, the message will go out: if the future is dropped half-way, the
+    /// next call sends the rest first.
     pub(crate) async fn send(&mut self, message: ToHost, attached: Vec<Attachment>) -> io::Result<()> {
         match self {
             NodeEnd::Inline { to, .. } => {
                 to.send((message, attached)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
             }
-            NodeEnd::Process { stream, .. } => {
-                let descriptors: Vec<BorrowedFd<'_>> = attached
-                    .iter()
-                    .filter_map(|a| match a {
-                        Attachment::Descriptor(fd) => Some(fd.as_fd()),
-                        Attachment::Memory(_) => None,
-                    })
-                    .collect();
-                let count = u16::try_from(descriptors.len()).map_err(io::Error::other)?;
+            NodeEnd::Process { stream, unsent, .. } => {
+                let count = u16::try_from(descriptors(&attached).len()).map_err(io::Error::other)?;
                 let frame = encode(&message, count).map_err(io::Error::other)?;
-                let mut sent = 0;
-                while let Some(rest) = frame.get(sent..).filter(|r| !r.is_empty()) {
-                    // Descriptors travel with the first byte.
-                    let with: &[BorrowedFd<'_>] = if sent == 0 { &descriptors } else { &[] };
-                    sent += stream.async_io(Interest::WRITABLE, || send_some(stream.as_fd(), rest, with)).await?;
-                }
-                Ok(())
+                unsent.push_back(Outgoing { frame, sent: 0, attached });
+                flush(stream, unsent).await
             }
         }
     }
@@ -80,21 +78,47 @@ impl NodeEnd {
     pub(crate) async fn receive(&mut self) -> io::Result<FromHost> {
         match self {
             NodeEnd::Inline { from, .. } => from.recv().await.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()),
-            NodeEnd::Process { stream, received } => loop {
-                if let Some(header) = received.first_chunk::<HEADER_BYTES>() {
-                    let header = Header::parse(*header).map_err(io::Error::other)?;
-                    if received.len() >= HEADER_BYTES + header.len {
-                        received.advance(HEADER_BYTES);
-                        let payload = received.split_to(header.len);
-                        return decode(&payload).map_err(io::Error::other);
+            NodeEnd::Process { stream, received, unsent } => {
+                // An answer can only come to what was sent.
+                flush(stream, unsent).await?;
+                loop {
+                    if let Some(header) = received.first_chunk::<HEADER_BYTES>() {
+                        let header = Header::parse(*header).map_err(io::Error::other)?;
+                        if received.len() >= HEADER_BYTES + header.len {
+                            received.advance(HEADER_BYTES);
+                            let payload = received.split_to(header.len);
+                            return decode(&payload).map_err(io::Error::other);
+                        }
+                    }
+                    if stream.read_buf(received).await? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
-                if stream.read_buf(received).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-            },
+            }
         }
     }
+}
+
+async fn flush(stream: &UnixStream, unsent: &mut VecDeque<Outgoing>) -> io::Result<()> {
+    while let Some(Outgoing { frame, sent, attached }) = unsent.front_mut() {
+        while let Some(rest) = frame.get(*sent..).filter(|r| !r.is_empty()) {
+            // Descriptors travel with the first byte.
+            let with = if *sent == 0 { descriptors(attached) } else { Vec::new() };
+            *sent += stream.async_io(Interest::WRITABLE, || send_some(stream.as_fd(), rest, &with)).await?;
+        }
+        unsent.pop_front();
+    }
+    Ok(())
+}
+
+fn descriptors(attached: &[Attachment]) -> Vec<BorrowedFd<'_>> {
+    attached
+        .iter()
+        .filter_map(|a| match a {
+            Attachment::Descriptor(fd) => Some(fd.as_fd()),
+            Attachment::Memory(_) => None,
+        })
+        .collect()
 }
 
 fn send_some(socket: BorrowedFd<'_>, data: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {

@@ -17,7 +17,10 @@ use grey_core::{DType, Dim, Signature, TensorSpec};
 use ort::{
     AsPointer as _,
     environment::Environment,
-    session::{Session, builder::{GraphOptimizationLevel, SessionBuilder}},
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     sys,
     value::{TensorElementType, ValueType},
 };
@@ -179,7 +182,11 @@ impl OnnxModel {
         let signature =
             Signature { inputs: specs("input", session.inputs())?, outputs: specs("output", session.outputs())? };
         let names = |specs: &[TensorSpec]| -> Result<Vec<CString>, EngineError> {
-            specs.iter().map(|s| CString::new(s.name.as_str())).collect::<Result<_, _>>().map_err(|e| EngineError::BadModel(e.to_string()))
+            specs
+                .iter()
+                .map(|s| CString::new(s.name.as_str()))
+                .collect::<Result<_, _>>()
+                .map_err(|e| EngineError::BadModel(e.to_string()))
         };
         let (inputs, outputs) = (names(&signature.inputs)?, names(&signature.outputs)?);
         let memory = CpuMemory::new().map_err(EngineError::Runtime)?;
@@ -202,7 +209,15 @@ impl OnnxModel {
                 dtype => {
                     // SAFETY: the data lies in a segment that outlives this function's values, and
                     // the runtime only reads inputs.
-                    unsafe { Value::over(&self.memory, element(dtype), view.shape, view.data.as_ptr().cast_mut(), view.data.len()) }
+                    unsafe {
+                        Value::over(
+                            &self.memory,
+                            element(dtype),
+                            view.shape,
+                            view.data.as_ptr().cast_mut(),
+                            view.data.len(),
+                        )
+                    }
                 }
             };
             let made = made.map_err(|e| RunProblem::Failed(format!("input '{}': {e}", name())))?;
@@ -210,16 +225,20 @@ impl OnnxModel {
                 *slot = Some(made);
             }
         }
-        let input_values: Vec<*const sys::OrtValue> =
-            given.iter().flatten().map(|v| v.as_ptr().cast_const()).collect();
+        let input_values: Vec<*const sys::OrtValue> = given.iter().flatten().map(|v| v.as_ptr().cast_const()).collect();
         if input_values.len() != self.inputs.len() {
             return Err(RunProblem::Protocol("a run must bring every input".into()));
         }
         let wanted = outputs.wanted().to_vec();
         let mut results: Vec<Option<Value>> = Vec::with_capacity(wanted.len());
         for w in &wanted {
-            let spec = self.signature.outputs.get(*w).ok_or_else(|| RunProblem::Protocol(format!("there is no output {w}")))?;
-            let shape = if bind && self.unpredictable.get(*w) == Some(&false) { self.shape_of(spec, inputs) } else { None };
+            let spec = self
+                .signature
+                .outputs
+                .get(*w)
+                .ok_or_else(|| RunProblem::Protocol(format!("there is no output {w}")))?;
+            let shape =
+                if bind && self.unpredictable.get(*w) == Some(&false) { self.shape_of(spec, inputs) } else { None };
             results.push(match shape.and_then(|s| grey_core::payload_len(spec.datatype, &s).map(|len| (s, len))) {
                 Some((shape, len)) => {
                     let area = outputs.reserve(*w, spec.datatype, &shape, len).map_err(RunProblem::Engine)?;
@@ -261,12 +280,17 @@ impl OnnxModel {
                 *slot = None;
             }
         }
-        ran.map_err(|m| if bind && looks_like_shape_mismatch(&m) { RunProblem::Mismatch(m) } else { RunProblem::Failed(m) })?;
+        ran.map_err(|m| {
+            if bind && looks_like_shape_mismatch(&m) { RunProblem::Mismatch(m) } else { RunProblem::Failed(m) }
+        })?;
         for (w, value) in wanted.iter().zip(results) {
             let (Some(value), Some(spec)) = (value, self.signature.outputs.get(*w)) else { continue };
             let (shape, kind) = value.shape_and_type().map_err(RunProblem::Failed)?;
             if kind != element(spec.datatype) {
-                return Err(RunProblem::Failed(format!("output '{}' came with another datatype than the model declares", spec.name)));
+                return Err(RunProblem::Failed(format!(
+                    "output '{}' came with another datatype than the model declares",
+                    spec.name
+                )));
             }
             if spec.datatype == DType::Bytes {
                 let data = value.strings_out().map_err(RunProblem::Failed)?;
@@ -377,7 +401,9 @@ fn spec(what: &str, name: &str, dtype: &ValueType) -> Result<TensorSpec, EngineE
         TensorElementType::Float64 => DType::Fp64,
         TensorElementType::String => DType::Bytes,
         other => {
-            return Err(EngineError::BadModel(format!("{what} '{name}' has elements of type {other:?}, which no protocol can carry")));
+            return Err(EngineError::BadModel(format!(
+                "{what} '{name}' has elements of type {other:?}, which no protocol can carry"
+            )));
         }
     };
     let shape = shape

@@ -164,7 +164,8 @@ impl Value {
         // SAFETY: released once.
         unsafe { (ort::api().ReleaseTensorTypeAndShapeInfo)(info) };
         read?;
-        let shape = sizes.iter().map(|d| u64::try_from(*d).map_err(|_| "an output has a negative dimension".to_owned()));
+        let shape =
+            sizes.iter().map(|d| u64::try_from(*d).map_err(|_| "an output has a negative dimension".to_owned()));
         Ok((shape.collect::<Result<_, _>>()?, kind))
     }
 

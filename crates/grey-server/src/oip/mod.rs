@@ -1,0 +1,23 @@
+//! The Open Inference Protocol v2 over HTTP, with the binary tensor extension, as a pure codec:
+//! bytes in, [`grey_core::InferRequest`] out, and back. No I/O, no clock (the time is passed in).
+//! Source: <https://github.com/kserve/open-inference-protocol>, `inference_rest.md`.
+
+mod data;
+mod request;
+mod response;
+pub mod views;
+
+pub use request::{AnswerOptions, DecodeContext, Decoded, INPUTS_MAX, OUTPUTS_MAX, decode, header_length};
+pub use response::{Encoded, encode};
+
+/// Request and response header that says where JSON ends and binary data begins.
+pub const HEADER_LENGTH_HEADER: &str = "inference-header-content-length";
+
+/// A client's text, cut and escaped for a message.
+fn shown(text: &str) -> String {
+    const SHOWN_CHARS_MAX: usize = 80;
+    text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests;

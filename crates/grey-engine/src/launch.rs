@@ -44,8 +44,8 @@ const STDERR_LINES_MAX: usize = 20;
 const STDERR_LINE_BYTES_MAX: usize = 2000;
 /// Answers to runs that nobody waits for any more, read before the next run at most.
 const STALE_ANSWERS_MAX: usize = 64;
-/// How often one run may ask for more memory: one model's outputs fill a few segments, each at least
-/// twice as large as the last, and from the smallest to the largest it is 17 doublings.
+/// How often one run may ask for more memory: an honest host asks at most once for each output, and
+/// only in the run after which the node knows how much its outputs need.
 const SEGMENTS_PER_RUN_MAX: usize = 32;
 
 /// Where hosts live.
@@ -283,6 +283,8 @@ struct Link {
     unread: Option<u64>,
     input: Option<(u64, Arc<Segment>)>,
     output: Option<(u64, Arc<Segment>)>,
+    /// Bytes that the outputs of the last run took: the next one gets as much at once.
+    output_need: usize,
 }
 
 fn system(what: &'static str) -> impl Fn(io::Error) -> HostError {
@@ -310,6 +312,7 @@ impl Launcher {
             unread: None,
             input: None,
             output: None,
+            output_need: 1,
         };
         // The process dies with this guard if anything below fails.
         let starting = Starting { process, exit, link };
@@ -714,6 +717,7 @@ impl Link {
             unread: None,
             input: None,
             output: None,
+            output_need: 1,
         }
     }
 
@@ -770,7 +774,7 @@ impl Link {
             copy_input(&memory, place, input)
                 .ok_or_else(|| Broken::Model("an input is larger than its shape".into()))?;
         }
-        let (output_segment, first) = self.segment(false, 1).await?;
+        let (output_segment, first) = self.segment(false, self.output_need).await?;
         let mut outputs_at: Vec<(u64, Arc<Segment>)> = vec![(output_segment, first)];
         let run = self.id();
         let wanted32 =
@@ -787,6 +791,7 @@ impl Link {
                     self.unread = None;
                     let answered = clock::now();
                     let outputs = read_outputs(&outputs, &wanted, &outputs_at).map_err(Broken::Lie)?;
+                    self.output_need = outputs.iter().filter_map(|o| align_up(o.data.len())).sum::<usize>().max(1);
                     return Ok(RunOutputs {
                         outputs,
                         copy_in: copied.saturating_duration_since(began),
@@ -806,9 +811,7 @@ impl Link {
                     if asked > SEGMENTS_PER_RUN_MAX {
                         return Err(Broken::Lie("it does not stop asking for memory".into()));
                     }
-                    // At least double what there is, so that a run asks few times.
-                    let double = outputs_at.last().map_or(0, |s| s.1.len()).saturating_mul(2);
-                    let grown = usize::try_from(bytes).unwrap_or(usize::MAX).max(double);
+                    let grown = usize::try_from(bytes).unwrap_or(usize::MAX);
                     let held: usize = outputs_at.iter().map(|s| s.1.len()).sum();
                     // The limit is for all segments of a run together.
                     if segment_size(grown).is_none_or(|size| size > SEGMENT_BYTES_MAX - held) {

@@ -367,7 +367,9 @@ impl Batcher {
         if self.config.enabled {
             self.fill(key, &mut parts);
         } else if let Some(ticket) = self.lead_of(key) {
-            let rows = self.requests.get(&ticket)?.rows;
+            // Less than the whole where a split request meets a configuration without batching.
+            let r = self.requests.get(&ticket)?;
+            let rows = r.rows - r.next_row;
             self.place(ticket, rows, 0, &mut parts);
             if let Some(q) = self.keys.get_mut(&key) {
                 rotate(&mut q.turn);
@@ -552,7 +554,7 @@ impl Batcher {
         self.queued_rows -= u64::from(rows);
         self.unqueue_rows(key, rows);
         if done {
-            self.unqueue(ticket, key, tenant, order);
+            self.unqueue(key, tenant, order);
             if let Some(d) = deadline {
                 self.deadlines.remove(&(d, ticket));
             }
@@ -569,7 +571,7 @@ impl Batcher {
     }
 
     /// Takes a request out of all queues.
-    fn unqueue(&mut self, _ticket: u64, key: u64, tenant: u64, order: u64) {
+    fn unqueue(&mut self, key: u64, tenant: u64, order: u64) {
         self.waiting.remove(&order);
         if let Some(of_tenant) = self.tenants.get_mut(&tenant) {
             of_tenant.remove(&order);
@@ -603,7 +605,7 @@ impl Batcher {
         if left > 0 {
             self.queued_rows -= u64::from(left);
             self.unqueue_rows(r.key, left);
-            self.unqueue(ticket, r.key, r.tenant, r.order);
+            self.unqueue(r.key, r.tenant, r.order);
         }
     }
 

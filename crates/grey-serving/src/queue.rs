@@ -186,7 +186,7 @@ impl Queue {
                     .enumerate()
                     .map(|(index, t)| {
                         let mut shape = t.shape().to_vec();
-                        if let (true, Some(first)) = (self.enabled, shape.first_mut()) {
+                        if let (true, Some(first)) = (self.rowwise, shape.first_mut()) {
                             *first = u64::from(batch.bucket);
                         }
                         BatchInput { index, dtype: t.dtype(), shape, parts: Vec::new() }

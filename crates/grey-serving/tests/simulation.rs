@@ -1,0 +1,317 @@
+//! The batcher under a million random steps: arrivals of all sizes, shapes and tenants,
+//! cancellations, deadlines, failing runs, dying hosts, other configurations, unloads. After every
+//! step each accepted request has been answered at most once, with its own rows and no others, and
+//! no bound is exceeded; at the end every one has been answered.
+//!
+//! `GREY_SIM_SEED` replays one seed, `GREY_SIM_STEPS` sets how many steps are run in all.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test fails by panicking, and any instant will do as its origin")]
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use grey_serving::{
+    batcher::{Batch, Batcher, BatcherConfig, Buckets, Cancelled, Hold, Readiness, Rejected, RunResult, Submit},
+    random::SplitMix64,
+};
+
+const STEPS: u64 = 1_000_000;
+const STEPS_PER_SEED: u64 = 20_000;
+const MS: Duration = Duration::from_millis(1);
+
+/// A request as its client knows it.
+struct Client {
+    key: u64,
+    tenant: u64,
+    rows: u32,
+    deadline: Option<Instant>,
+    /// What came back per row: `None` until it ran.
+    answer: Vec<Option<u64>>,
+}
+
+/// A model's output for a row depends on the row alone; the content of a row is its own.
+fn output(ticket: u64, row: u32) -> u64 {
+    SplitMix64::new(ticket << 20 | u64::from(row)).next()
+}
+
+struct Sim {
+    random: SplitMix64,
+    now: Instant,
+    batcher: Batcher,
+    clients: BTreeMap<u64, Client>,
+    answered: HashSet<u64>,
+    running: Vec<Batch>,
+    /// Outputs per run, row by row: `None` is padding.
+    outputs: HashMap<u64, Vec<Option<u64>>>,
+    /// Last started (ticket) per tenant and key: arrival order must hold.
+    started: HashMap<(u64, u64), u64>,
+    instances: usize,
+    next_ticket: u64,
+    answers: u64,
+}
+
+impl Sim {
+    fn new(seed: u64) -> Sim {
+        let mut random = SplitMix64::new(seed);
+        let config = some_config(&mut random);
+        let instances = 1 + (random.next() % 3) as usize;
+        Sim {
+            random,
+            now: Instant::now(),
+            batcher: Batcher::new(config),
+            clients: BTreeMap::new(),
+            answered: HashSet::new(),
+            running: Vec::new(),
+            outputs: HashMap::new(),
+            started: HashMap::new(),
+            instances,
+            next_ticket: 1,
+            answers: 0,
+        }
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.random.next() % n
+    }
+
+    /// A request leaves with an answer of whatever kind: exactly once.
+    fn leave(&mut self, ticket: u64) -> Client {
+        assert!(self.answered.insert(ticket), "request {ticket} is answered twice");
+        self.answers += 1;
+        self.clients.remove(&ticket).unwrap_or_else(|| panic!("request {ticket} was never accepted"))
+    }
+
+    fn step(&mut self) {
+        match self.below(100) {
+            0..40 => self.arrive(),
+            40..65 => self.take(),
+            65..88 => self.complete(RunResult::Ok),
+            88..91 => self.complete(RunResult::Failed),
+            91..95 => self.cancel(),
+            95..97 => self.now += MS * u32::try_from(self.random.next() % 30).unwrap(),
+            97 => {
+                // A host dies: its run fails. All of them, sometimes.
+                let deaths = if self.below(4) == 0 { self.running.len() } else { 1 };
+                (0..deaths).for_each(|_| self.complete(RunResult::Failed));
+            }
+            98 if self.below(10) == 0 => {
+                let config = some_config(&mut self.random);
+                // The bound on rows is fixed for a node's life.
+                let config = BatcherConfig { queue_rows_max: self.batcher.config().queue_rows_max, ..config };
+                self.batcher.set_config(config);
+            }
+            99 if self.below(20) == 0 => {
+                for ticket in self.batcher.fail_all() {
+                    self.leave(ticket);
+                }
+            }
+            _ => self.now += MS,
+        }
+        for ticket in self.batcher.expire(self.now) {
+            let c = self.leave(ticket);
+            assert!(c.deadline.unwrap() <= self.now, "{ticket} expired before its time");
+        }
+        self.batcher.check_invariants().unwrap();
+    }
+
+    fn arrive(&mut self) {
+        let config = *self.batcher.config();
+        let rows = match self.below(20) {
+            0 => self.below(u64::from(config.queue_rows_max) + 10) + 1,
+            1..4 => self.below(u64::from(config.max_batch_size) * 3) + 1,
+            _ => self.below(3) + 1,
+        };
+        let rows = u32::try_from(rows).unwrap();
+        let deadline = (self.below(4) == 0).then(|| self.now + MS * u32::try_from(self.random.next() % 40).unwrap());
+        let (ticket, key, tenant) = (self.next_ticket, self.below(3), self.below(4));
+        self.next_ticket += 1;
+        let waiting = self.batcher.queued_rows();
+        match self.batcher.submit(self.now, Submit { ticket, key, rows, tenant, deadline }) {
+            Ok(()) => {
+                let answer = vec![None; rows as usize];
+                self.clients.insert(ticket, Client { key, tenant, rows, deadline, answer });
+                assert_eq!(self.batcher.queued_rows(), waiting + rows);
+            }
+            Err(Rejected::QueueFull { .. }) => assert!(waiting + rows > config.queue_rows_max),
+            Err(Rejected::TooManyRows { .. }) => assert!(rows > config.queue_rows_max),
+            Err(Rejected::Expired) => assert!(deadline.unwrap() <= self.now),
+        }
+    }
+
+    fn take(&mut self) {
+        if self.running.len() >= self.instances {
+            return;
+        }
+        let config = *self.batcher.config();
+        let readiness = self.batcher.ready(self.now);
+        let rows_before = self.batcher.queued_rows();
+        let Some(batch) = self.batcher.take(self.now) else {
+            assert_ne!(readiness, Readiness::Now, "what is ready can be taken");
+            match (readiness, config.hold) {
+                (Readiness::Idle, _) => assert_eq!(rows_before, 0, "what waits is never called idle"),
+                (Readiness::At(t), Hold::Fill { max_wait }) => assert!(t > self.now && t <= self.now + max_wait),
+                other => panic!("nothing is held back without fill: {other:?}"),
+            }
+            return;
+        };
+        assert_eq!(readiness, Readiness::Now);
+        let mut position = 0;
+        let mut rows = Vec::new();
+        for part in &batch.parts {
+            let c = &self.clients[&part.ticket];
+            assert_eq!(c.key, batch.key, "only equal keys share a run");
+            assert_eq!(part.position, position, "parts stand without gaps");
+            assert!(part.first_row + part.rows <= c.rows);
+            let last = self.started.insert((c.tenant, c.key), part.ticket).unwrap_or(0);
+            assert!(last <= part.ticket, "first come, first served within tenant and key");
+            rows.extend((part.first_row..part.first_row + part.rows).map(|r| Some(output(part.ticket, r))));
+            position += part.rows;
+        }
+        if config.enabled {
+            assert!(position <= config.max_batch_size);
+            assert!(config.bucket_sizes().contains(&batch.bucket), "{batch:?} under {config:?}");
+        } else {
+            assert_eq!(batch.parts.len(), 1, "alone means alone");
+        }
+        assert_eq!(batch.bucket, config.bucket(position));
+        assert_eq!(self.batcher.queued_rows() + position, rows_before);
+        rows.resize(batch.bucket as usize, None);
+        self.outputs.insert(batch.run, rows);
+        self.running.push(batch);
+    }
+
+    fn complete(&mut self, result: RunResult) {
+        if self.running.is_empty() {
+            return;
+        }
+        let at = self.below(self.running.len() as u64) as usize;
+        let batch = self.running.swap_remove(at);
+        for done in self.batcher.complete(batch.run, result) {
+            let mut c = self.leave(done.ticket);
+            assert_eq!(done.ok, result == RunResult::Ok);
+            if !done.ok {
+                continue;
+            }
+            let mut row = 0;
+            for s in &done.segments {
+                let outputs = &self.outputs[&s.run];
+                assert_eq!(outputs.len(), s.bucket as usize);
+                for value in &outputs[s.position as usize..(s.position + s.rows) as usize] {
+                    c.answer[row] = *value;
+                    row += 1;
+                }
+            }
+            let own: Vec<Option<u64>> = (0..c.rows).map(|r| Some(output(done.ticket, r))).collect();
+            assert_eq!(c.answer, own, "request {} has its own rows, all of them, in order", done.ticket);
+        }
+    }
+
+    fn cancel(&mut self) {
+        let Some((ticket, _)) = self.clients.iter().nth(self.random.next() as usize % self.clients.len().max(1)) else {
+            return;
+        };
+        let ticket = *ticket;
+        let running = self.running.iter().any(|b| b.parts.iter().any(|p| p.ticket == ticket));
+        match self.batcher.cancel(ticket) {
+            Cancelled::Unknown => panic!("an accepted request is known"),
+            Cancelled::Running => assert!(running),
+            // A split request whose pieces have all run so far waits for its rest.
+            Cancelled::Queued => assert!(!running),
+        }
+        self.leave(ticket);
+        assert_eq!(self.batcher.cancel(ticket), Cancelled::Unknown);
+    }
+
+    /// No new requests: everything accepted is answered in the end.
+    fn finish(&mut self) {
+        for _ in 0..1_000_000 {
+            if self.clients.is_empty() {
+                break;
+            }
+            self.take();
+            self.complete(RunResult::Ok);
+            self.now += MS * 50;
+        }
+        assert!(self.clients.is_empty(), "{} requests were never answered", self.clients.len());
+        assert_eq!((self.batcher.queued_rows(), self.batcher.ready(self.now)), (0, Readiness::Idle));
+        self.batcher.check_invariants().unwrap();
+    }
+}
+
+fn some_config(random: &mut SplitMix64) -> BatcherConfig {
+    let mut pick = |n: u64| random.next() % n;
+    BatcherConfig {
+        enabled: pick(5) != 0,
+        max_batch_size: [1, 2, 7, 8, 32][pick(5) as usize],
+        hold: if pick(3) == 0 { Hold::Fill { max_wait: MS * (1 + pick(20) as u32) } } else { Hold::None },
+        buckets: if pick(3) == 0 { Buckets::MultipleOf(1 + pick(8) as u32) } else { Buckets::PowersOfTwo },
+        queue_rows_max: [20, 100, 1000][pick(3) as usize],
+    }
+}
+
+fn run(seed: u64, steps: u64) -> u64 {
+    let mut sim = Sim::new(seed);
+    for step in 0..steps {
+        let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.step()));
+        if let Err(e) = stepped {
+            eprintln!("step {step} failed; replay with GREY_SIM_SEED={seed}");
+            std::panic::resume_unwind(e);
+        }
+        // Outputs of ended runs are needed as long as a split request may refer to them.
+        if step % 1000 == 0 && sim.outputs.len() > 2000 {
+            let oldest = sim.outputs.keys().max().unwrap() - 1000;
+            sim.outputs.retain(|run, _| *run >= oldest);
+        }
+    }
+    let finished = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| sim.finish()));
+    if let Err(e) = finished {
+        eprintln!("the end failed; replay with GREY_SIM_SEED={seed}");
+        std::panic::resume_unwind(e);
+    }
+    sim.answers
+}
+
+#[test]
+fn a_million_steps() {
+    let number = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().unwrap());
+    if let Some(seed) = number("GREY_SIM_SEED") {
+        run(seed, STEPS_PER_SEED);
+        return;
+    }
+    let steps = number("GREY_SIM_STEPS").unwrap_or(STEPS);
+    let seeds = steps.div_ceil(STEPS_PER_SEED);
+    let answers: u64 = (0..seeds).map(|seed| run(seed, STEPS_PER_SEED)).sum();
+    println!("{seeds} seeds of {STEPS_PER_SEED} steps: {answers} requests, each answered once with its own rows");
+    assert!(answers > steps / 10, "the simulation does something");
+}
+
+/// A flooding tenant costs another at most one batch, also when the shapes differ.
+#[test]
+fn a_flood_delays_others_by_one_batch() {
+    for key in [0, 1] {
+        let now = Instant::now();
+        let mut b = Batcher::new(BatcherConfig {
+            enabled: true,
+            max_batch_size: 8,
+            hold: Hold::None,
+            buckets: Buckets::PowersOfTwo,
+            queue_rows_max: 1_000_000,
+        });
+        let mut ticket = 0;
+        for round in 0..200 {
+            for _ in 0..20 {
+                ticket += 1;
+                b.submit(now, Submit { ticket, key: 0, rows: 1, tenant: 0, deadline: None }).unwrap();
+            }
+            ticket += 1;
+            let quiet = ticket;
+            b.submit(now, Submit { ticket: quiet, key, rows: 1, tenant: 1, deadline: None }).unwrap();
+            let batches: Vec<Batch> = (0..2).map(|_| b.take(now).unwrap()).collect();
+            assert!(
+                batches.iter().any(|x| x.parts.iter().any(|p| p.ticket == quiet)),
+                "round {round}, key {key}: not within two batches: {batches:?}"
+            );
+        }
+    }
+}

@@ -98,7 +98,7 @@ fn version_of(library: &Path) -> Result<String, String> {
     }
     // SAFETY: opening a library runs its initialisers; the operator chose this file, and this is a
     // host that has contained itself before.
-    let lib = unsafe { libloading::Library::new(library) }.map_err(|e| format!("cannot be opened: {e}"))?;
+    let lib = unsafe { libloading::Library::new(library) }.map_err(|e| format!("cannot be opened: {}", cause(&e)))?;
     // SAFETY: the symbol's type is that of `onnxruntime_c_api.h`, unchanged since version 1.
     let base = unsafe {
         let get: libloading::Symbol<'_, unsafe extern "C" fn() -> *const sys::OrtApiBase> =
@@ -111,6 +111,11 @@ fn version_of(library: &Path) -> Result<String, String> {
     // SAFETY: a non-null base is valid for the life of the library; the string is static in it.
     let version = unsafe { CStr::from_ptr(((*base).GetVersionString)()) };
     Ok(version.to_string_lossy().into_owned())
+}
+
+/// The last of the errors that led to this one: the loader's own words.
+fn cause(e: &dyn std::error::Error) -> String {
+    e.source().map_or_else(|| e.to_string(), cause)
 }
 
 fn sha256_file(path: &Path) -> std::io::Result<String> {

@@ -122,7 +122,9 @@ def gather() -> onnx.ModelProto:
 
 
 def nonzero() -> onnx.ModelProto:
-    return model([h.make_node("NonZero", ["x"], ["y"])], [value("x", T.FLOAT, ["N", 3])], [value("y", T.INT64, [2, "M"])])
+    return model(
+        [h.make_node("NonZero", ["x"], ["y"])], [value("x", T.FLOAT, ["N", 3])], [value("y", T.INT64, [2, "M"])]
+    )
 
 
 def scalar() -> onnx.ModelProto:

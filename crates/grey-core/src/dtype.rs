@@ -132,10 +132,7 @@ impl std::str::FromStr for DType {
     type Err = UnknownDType;
 
     fn from_str(s: &str) -> Result<Self, UnknownDType> {
-        DType::ALL
-            .into_iter()
-            .find(|d| d.name() == s)
-            .ok_or_else(|| UnknownDType(s.chars().take(64).collect()))
+        DType::ALL.into_iter().find(|d| d.name() == s).ok_or_else(|| UnknownDType(s.chars().take(64).collect()))
     }
 }
 

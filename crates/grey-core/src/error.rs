@@ -125,10 +125,7 @@ impl ErrorKind {
 
     /// Whether the same request, sent again later, may succeed without any change.
     pub const fn retryable(self) -> bool {
-        matches!(
-            self,
-            ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::HostDied | ErrorKind::QuotaExceeded
-        )
+        matches!(self, ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::HostDied | ErrorKind::QuotaExceeded)
     }
 }
 

@@ -145,7 +145,9 @@ mod tests {
 
     #[test]
     fn path_tricks_are_no_names() {
-        for bad in ["", ".", "..", "../x", "a/b", "a\\b", ".hidden", "-rf", "a b", "é", "a\0", "%2e%2e", &"x".repeat(129)] {
+        for bad in
+            ["", ".", "..", "../x", "a/b", "a\\b", ".hidden", "-rf", "a b", "é", "a\0", "%2e%2e", &"x".repeat(129)]
+        {
             assert!(ModelId::new(bad).is_err(), "{bad:?}");
         }
         for good in ["digits", "a.b-c_d", "0", "text-classifier-v1", "_x"] {

@@ -279,6 +279,8 @@ struct Link {
     next_id: u64,
     /// Declared types of the outputs of the models that are open.
     models: HashMap<ModelHandle, Vec<DType>>,
+    /// A load whose answer nobody read.
+    loading: Option<ModelHandle>,
     /// A run whose answer nobody read.
     unread: Option<u64>,
     input: Option<(u64, Arc<Segment>)>,
@@ -309,6 +311,7 @@ impl Launcher {
             shared: process.is_some(),
             next_id: 1,
             models: HashMap::new(),
+            loading: None,
             unread: None,
             input: None,
             output: None,
@@ -605,8 +608,11 @@ impl Host {
                 Artifact::Folder { path, main } => (ArtifactPlace::Folder { path, main }, Vec::new()),
             };
             link.settle().await?;
+            link.loading = Some(handle);
             link.wire.send(ToHost::Load { model: handle, artifact: place, options }, attached).await?;
-            match link.wire.receive().await? {
+            let answer = link.wire.receive().await?;
+            link.loading = None;
+            match answer {
                 FromHost::Ready { model, signature, memory_bytes } if model == handle => {
                     let signature: Signature = serde_json::from_str(&signature)
                         .map_err(|e| Broken::Lie(format!("its signature cannot be read: {e}")))?;
@@ -714,6 +720,7 @@ impl Link {
             shared: false,
             next_id: 1,
             models: HashMap::new(),
+            loading: None,
             unread: None,
             input: None,
             output: None,
@@ -726,8 +733,17 @@ impl Link {
         self.next_id
     }
 
-    /// Reads the answer of a run that was given up.
+    /// Reads the answer of a load or run that was given up.
     async fn settle(&mut self) -> Result<(), Broken> {
+        if let Some(stale) = self.loading {
+            match self.wire.receive().await? {
+                // The model stays open without anybody who could name it, and ends with its host.
+                FromHost::Ready { model, .. } | FromHost::LoadFailed { model, .. } if model == stale => {
+                    self.loading = None;
+                }
+                _ => return Err(Broken::Lie("it answered Load with something else".into())),
+            }
+        }
         let Some(stale) = self.unread else { return Ok(()) };
         for _ in 0..STALE_ANSWERS_MAX {
             match self.wire.receive().await? {
@@ -889,7 +905,7 @@ fn copy_input(memory: &Segment, place: &mut TensorPlace, input: &BatchInput) -> 
         at = next;
     }
     if input.dtype == DType::Bytes {
-        let given: usize = input.parts.iter().map(|p| count_strings(p)).sum();
+        let given: usize = input.parts.iter().map(count_strings).sum();
         let missing = grey_core::element_count(&input.shape)?.checked_sub(given)?;
         let padding = missing.checked_mul(grey_core::ELEMENT_LENGTH_BYTES)?;
         memory.zero(at, padding).then_some(())?;

@@ -48,6 +48,7 @@ suite! {
     concurrent_runs_get_their_own_answers
     a_bad_model_is_refused_and_a_good_one_still_loads
     an_engine_that_cannot_be_opened_says_why
+    a_load_that_was_given_up_leaves_a_usable_host
     several_models_share_a_host
     faulty_outputs_are_errors_that_name_them
     inputs_larger_than_their_shape_are_refused
@@ -79,7 +80,7 @@ async fn missing_rows_are_zeros(l: Launcher) {
 async fn missing_strings_are_empty(l: Launcher) {
     let (host, model) = start(&l, "strings").await;
     let given = strings(&[b"ab", b"", "größe".as_bytes()]);
-    let out = run(&host, &model, vec![input(0, DType::Bytes, &[5, 1], &[given.clone()])]).await.unwrap();
+    let out = run(&host, &model, vec![input(0, DType::Bytes, &[5, 1], std::slice::from_ref(&given))]).await.unwrap();
     assert_eq!(out.outputs[0].data[..], [given, strings(&[b"", b""])].concat()[..]);
 }
 
@@ -199,6 +200,19 @@ async fn a_bad_model_is_refused_and_a_good_one_still_loads(l: Launcher) {
 async fn an_engine_that_cannot_be_opened_says_why(l: Launcher) {
     let e = l.launch(EngineKind::OnnxRuntime, Path::new("/nowhere/refused.so")).await.unwrap_err();
     assert!(matches!(&e, HostError::Refused(m) if m == "/nowhere/refused.so: refused as the test asks"), "{e}");
+}
+
+async fn a_load_that_was_given_up_leaves_a_usable_host(l: Launcher) {
+    let (host, model) = start(&l, "identity").await;
+    for word in ["slow load", "slow refusal"] {
+        let slow = host.load(sealed("m.txt", word.as_bytes()), LoadOptions::default());
+        assert!(tokio::time::timeout(Duration::from_millis(20), slow).await.is_err());
+        echoes(&host, &model, &[1.0]).await;
+        let slow = host.load(sealed("m.txt", word.as_bytes()), LoadOptions::default());
+        assert!(tokio::time::timeout(Duration::from_millis(20), slow).await.is_err());
+        let other = host.load(sealed("m.txt", b"identity"), LoadOptions::default()).await.unwrap();
+        echoes(&host, &other, &[2.0]).await;
+    }
 }
 
 async fn several_models_share_a_host(l: Launcher) {

@@ -123,7 +123,7 @@ async fn every_dtype_round_trips_its_bytes() {
                     strings(&items.iter().map(String::as_bytes).collect::<Vec<_>>())
                 }
             };
-            let out = run(&host, &model, vec![input(0, dtype, &[rows, 2], &[data.clone()])]).await.unwrap();
+            let out = run(&host, &model, vec![input(0, dtype, &[rows, 2], std::slice::from_ref(&data))]).await.unwrap();
             assert_eq!((out.outputs[0].dtype, &out.outputs[0].shape[..]), (dtype, &[rows, 2][..]));
             assert!(out.outputs[0].data[..] == data[..], "{dtype} with {rows} rows came back changed");
         }
@@ -137,7 +137,7 @@ async fn strings_must_be_text() {
     let e = run(&host, &model, vec![input(0, DType::Bytes, &[1, 2], &[bad])]).await.unwrap_err();
     assert!(matches!(&e, RunError::Model(m) if m.contains("input 'x': element 1 is not UTF-8")), "{e}");
     let good = strings(&[b"ok", b"\0"]);
-    let out = run(&host, &model, vec![input(0, DType::Bytes, &[1, 2], &[good.clone()])]).await.unwrap();
+    let out = run(&host, &model, vec![input(0, DType::Bytes, &[1, 2], std::slice::from_ref(&good))]).await.unwrap();
     assert_eq!(out.outputs[0].data[..], good[..]);
 }
 
@@ -156,7 +156,7 @@ x.tofile(sys.argv[2]); y.tofile(sys.argv[3])";
     let (host, model) = start("mlp.onnx").await;
     let rows = std::fs::read(given).unwrap();
     for _ in 0..2 {
-        let out = run(&host, &model, vec![input(0, DType::Fp32, &[8, 8], &[rows.clone()])]).await.unwrap();
+        let out = run(&host, &model, vec![input(0, DType::Fp32, &[8, 8], std::slice::from_ref(&rows))]).await.unwrap();
         assert_eq!(out.outputs[0].shape, [8, 3]);
         assert_eq!(out.outputs[0].data[..], std::fs::read(&expected).unwrap()[..]);
     }

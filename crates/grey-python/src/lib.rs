@@ -1,1 +1,32 @@
+//! `grey._native`: what the Python package is a thin front of. It depends on the command line's
+//! library alone; more of the node arrives here with the Python API.
 
+use std::{ffi::OsString, path::PathBuf};
+
+use grey::{HostCommand, HostContext};
+use pyo3::prelude::*;
+
+/// Runs the `grey` command line and returns its exit code.
+///
+/// `args` starts with the program's name. Engine hosts are started as `executable -m grey.host`,
+/// so that the wheel needs no other program; `prefix` is `sys.prefix`, where runtimes are looked
+/// for first. The GIL is released meanwhile.
+#[pyfunction]
+fn main(py: Python<'_>, args: Vec<OsString>, executable: PathBuf, prefix: PathBuf) -> u8 {
+    let host_command = HostCommand { program: executable, args: vec!["-m".into(), "grey.host".into()] };
+    py.detach(|| grey::main_from(args, HostContext { host_command, python_prefix: Some(prefix) }))
+}
+
+/// Becomes an engine host and returns its exit code. Never returns before its node lets it go.
+#[pyfunction]
+fn engine_host(py: Python<'_>) -> u8 {
+    py.detach(grey::engine_host)
+}
+
+/// The native part of the package `grey`.
+#[pymodule]
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(main, m)?)?;
+    m.add_function(wrap_pyfunction!(engine_host, m)?)
+}

@@ -150,7 +150,13 @@ impl Catalog {
 
     /// Writes a file's bytes to `out`, hashing them on the way. What is written is right only if
     /// this returns `Ok`: a wrong hash or size is [`ErrorKind::LoadFailed`] with both values.
-    pub async fn fetch(&self, id: &ModelId, upload: &str, file: &ModelFile, out: &mut (dyn Write + Send)) -> Result<()> {
+    pub async fn fetch(
+        &self,
+        id: &ModelId,
+        upload: &str,
+        file: &ModelFile,
+        out: &mut (dyn Write + Send),
+    ) -> Result<()> {
         let path = file_path(id, upload, &file.path);
         let mut bytes = match self.0.store.get(&path).await {
             Ok(r) => r.into_stream(),
@@ -260,7 +266,10 @@ impl Catalog {
             if m.id != *id || m.version != *version || m.model_hash != *hash {
                 return Err(Error::new(
                     ErrorKind::FailedPrecondition,
-                    format!("registry: {path} is not the manifest that the index means: its model_hash is {}, the index says {hash}", m.model_hash),
+                    format!(
+                        "registry: {path} is not the manifest that the index means: its model_hash is {}, the index says {hash}",
+                        m.model_hash
+                    ),
                 ));
             }
             manifests.insert(version.clone(), Arc::new(m));
@@ -283,7 +292,8 @@ impl Catalog {
 
     /// Creates a document; `false` if one of this name is there.
     async fn create(&self, path: &StorePath, document: &impl serde::Serialize) -> Result<bool> {
-        let text = serde_json::to_vec_pretty(document).map_err(|e| Error::internal(format!("cannot write {path}: {e}")))?;
+        let text =
+            serde_json::to_vec_pretty(document).map_err(|e| Error::internal(format!("cannot write {path}: {e}")))?;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.0.store.put_opts(path, PutPayload::from(text), options).await {
             Ok(_) => Ok(true),

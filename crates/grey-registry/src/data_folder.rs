@@ -79,7 +79,10 @@ fn lock(folder: &Path) -> Result<File> {
         let by = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
         return Err(Error::new(
             ErrorKind::FailedPrecondition,
-            format!("the data folder {} is in use by another node{by}; give each node its own with --data", folder.display()),
+            format!(
+                "the data folder {} is in use by another node{by}; give each node its own with --data",
+                folder.display()
+            ),
         ));
     }
     file.rewind()

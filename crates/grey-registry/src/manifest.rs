@@ -150,7 +150,14 @@ mod tests {
         assert_eq!(index.labels[LATEST].as_str(), "2");
         let e = parse::<Manifest>("manifest m", m.replace("\"format\": 1", "\"format\": 7").as_bytes()).unwrap_err();
         assert!(e.message().starts_with("manifest m has format 7; this Grey reads up to 1"), "{e}");
-        for broken in ["", "{", "[]", "{\"format\":1}", &m.replace("\"digits\"", "\"../x\""), &m.replace("\"files\"", "\"flies\"")] {
+        for broken in [
+            "",
+            "{",
+            "[]",
+            "{\"format\":1}",
+            &m.replace("\"digits\"", "\"../x\""),
+            &m.replace("\"files\"", "\"flies\""),
+        ] {
             assert!(parse::<Manifest>("manifest", broken.as_bytes()).is_err(), "{broken}");
         }
     }

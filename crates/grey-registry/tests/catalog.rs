@@ -21,7 +21,8 @@ fn reference(s: &str, version: &str) -> ModelRef {
 }
 
 fn draft() -> Draft {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: DType::Fp32, shape: vec![Dim::Any, Dim::Fixed(2)] };
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: DType::Fp32, shape: vec![Dim::Any, Dim::Fixed(2)] };
     Draft {
         engine: "onnxruntime".into(),
         signature: Signature { inputs: vec![spec("x")], outputs: vec![spec("y")] },
@@ -93,7 +94,9 @@ async fn suite(store: Arc<dyn ObjectStore>) {
     // Many at once: each gets a version of its own.
     let many = (0..8).map(|i| {
         let c = c.clone();
-        tokio::spawn(async move { add(&c, "c", None, &format!("number {i}")).await.unwrap().0.version.number().unwrap() })
+        tokio::spawn(
+            async move { add(&c, "c", None, &format!("number {i}")).await.unwrap().0.version.number().unwrap() },
+        )
     });
     let mut versions = Vec::new();
     for one in many {

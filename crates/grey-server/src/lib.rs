@@ -1,7 +1,11 @@
 //! The HTTP front of a node: wire formats, limits and guards around [`grey_serving::Node`]. Knows
 //! protocols and nothing of engines; all decisions about models are the node's.
 
+mod clock;
 pub mod config;
+mod http;
 pub mod oip;
+mod server;
 
 pub use config::NodeConfig;
+pub use server::Server;

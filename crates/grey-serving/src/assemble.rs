@@ -46,9 +46,10 @@ impl RunRows {
                     )));
                 }
                 Some(b) => match o.dtype {
-                    DType::Bytes => Cut::At(string_rows(&o.data, &o.shape).ok_or_else(|| {
-                        Error::internal(format!("output '{}' holds malformed strings", name()))
-                    })?),
+                    DType::Bytes => Cut::At(
+                        string_rows(&o.data, &o.shape)
+                            .ok_or_else(|| Error::internal(format!("output '{}' holds malformed strings", name())))?,
+                    ),
                     _ => Cut::Even(o.data.len() / (b as usize).max(1)),
                 },
             };
@@ -94,7 +95,11 @@ fn string_rows(data: &[u8], shape: &[u64]) -> Option<Vec<usize>> {
 }
 
 /// The outputs of one request from its `pieces` (run, position, rows) in the order of its rows.
-pub(crate) fn assemble(pieces: &[(&RunRows, u32, u32)], returned: &[usize], signature: &Signature) -> Result<Vec<Tensor>> {
+pub(crate) fn assemble(
+    pieces: &[(&RunRows, u32, u32)],
+    returned: &[usize],
+    signature: &Signature,
+) -> Result<Vec<Tensor>> {
     let lost = || Error::internal("rows of a finished request were lost");
     returned
         .iter()

@@ -704,11 +704,10 @@ mod tests {
         assert!(b.complete(third.run, RunResult::Ok).is_empty());
         let done = b.complete(second.run, RunResult::Ok);
         assert_eq!(done.iter().map(|f| f.ticket).collect::<Vec<_>>(), [2, 3]);
-        assert_eq!(done[1].segments.iter().map(|s| (s.run, s.rows)).collect::<Vec<_>>(), [
-            (second.run, 2),
-            (third.run, 4),
-            (fourth.run, 4)
-        ]);
+        assert_eq!(
+            done[1].segments.iter().map(|s| (s.run, s.rows)).collect::<Vec<_>>(),
+            [(second.run, 2), (third.run, 4), (fourth.run, 4)]
+        );
         b.check_invariants().unwrap();
     }
 

@@ -2,8 +2,7 @@
 //! kernels run and so which bytes come out.
 
 /// Linux's names of the CPU flags beyond the psABI levels that select other kernels.
-const EXTRAS: [&str; 7] =
-    ["amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni"];
+const EXTRAS: [&str; 7] = ["amx_bf16", "amx_int8", "amx_tile", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni"];
 
 /// Flags that each x86-64 psABI level adds, by Linux's names (`pni` is SSE3, `abm` holds LZCNT).
 const LEVELS: [(&str, &[&str]); 3] = [
@@ -51,7 +50,8 @@ mod tests {
         let v2 = "cx16 lahf_lm popcnt pni sse4_1 sse4_2 ssse3";
         let v3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave";
         let v4 = "avx512f avx512bw avx512cd avx512dq avx512vl avx512_vnni avx512_bf16";
-        let info = |vendor: &str, flags: &str| format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n");
+        let info =
+            |vendor: &str, flags: &str| format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\n");
         let class = |vendor, flags: &str| class_of("x86_64", &info(vendor, flags));
         assert_eq!(class("AuthenticAMD", &format!("{v2} {v3} {v4}")), "amd/x86-64-v4+avx512_bf16+avx512_vnni");
         assert_eq!(class("GenuineIntel", &format!("{v2} {v3} avx_vnni")), "intel/x86-64-v3+avx_vnni");

@@ -24,8 +24,8 @@ mod wanted;
 pub use budget::BytesPermit;
 pub use config::{
     BatchingConfig, HoldPolicy, INFLIGHT_BYTES_FALLBACK, LOAD_TIMEOUT_DEFAULT, MAX_BATCH_SIZE_DEFAULT,
-    MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN,
-    ServingConfig, THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
+    MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN, ServingConfig,
+    THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
 pub use engines::Engines;
 pub use node::{AddRequest, Node};

@@ -231,13 +231,7 @@ impl Model {
         })
     }
 
-    async fn instance(
-        self: Arc<Self>,
-        index: u32,
-        opener: &Opener,
-        permits: &PermitPool,
-        mut opened: Option<Opened>,
-    ) {
+    async fn instance(self: Arc<Self>, index: u32, opener: &Opener, permits: &PermitPool, mut opened: Option<Opened>) {
         let mut phase = self.phase.subscribe();
         let mut policy = RestartPolicy::default();
         let mut first = opened.is_some();

@@ -175,7 +175,10 @@ impl Node {
             Err(e) => Err(e),
         };
         answer.inspect_err(|e| {
-            if matches!(e.kind(), ErrorKind::Overloaded | ErrorKind::InvalidArgument | ErrorKind::NotFound | ErrorKind::Unavailable) {
+            if matches!(
+                e.kind(),
+                ErrorKind::Overloaded | ErrorKind::InvalidArgument | ErrorKind::NotFound | ErrorKind::Unavailable
+            ) {
                 self.0.metrics.rejected(e.kind());
             }
         })
@@ -222,11 +225,8 @@ impl Node {
             }
             _ => e,
         })?;
-        let draft = Draft {
-            engine: kind.name().to_owned(),
-            signature: opened.signature.clone(),
-            metadata: request.metadata,
-        };
+        let draft =
+            Draft { engine: kind.name().to_owned(), signature: opened.signature.clone(), metadata: request.metadata };
         let manifest = match session.commit(draft).await {
             Ok(m) => m,
             Err(e) => {
@@ -348,11 +348,8 @@ impl Node {
             Some(m) => m.id == s.id && !matches!(&m.version, VersionChoice::Exact(v) if *v != s.version),
         };
         let slots: Vec<Arc<Slot>> = self.0.slots.read().values().flat_map(|v| v.values().cloned()).collect();
-        let mut all: Vec<_> = slots
-            .iter()
-            .filter(|s| chosen(s))
-            .map(|s| s.stats.lock().view(&s.id, &s.version))
-            .collect();
+        let mut all: Vec<_> =
+            slots.iter().filter(|s| chosen(s)).map(|s| s.stats.lock().view(&s.id, &s.version)).collect();
         all.sort_by(|a, b| (&a.id, a.version.number(), &a.version).cmp(&(&b.id, b.version.number(), &b.version)));
         Ok(all)
     }
@@ -557,7 +554,7 @@ impl Node {
         let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
         let probing = async {
             loop {
-                let inputs = match probe.next() {
+                let inputs = match probe.step() {
                     Step::Verdict(v) => return Some(v),
                     Step::Run(inputs) => inputs,
                 };
@@ -586,10 +583,14 @@ impl Node {
                 RowsVerdict { independent: true, reason: "rows do not mix (probed)".into() }
             }
             Ok(Some(Verdict::Dependent(reason))) => RowsVerdict { independent: false, reason },
-            Ok(None) => RowsVerdict { independent: false, reason: "not proven: the host ended during the probe".into() },
+            Ok(None) => {
+                RowsVerdict { independent: false, reason: "not proven: the host ended during the probe".into() }
+            }
             Err(_) => RowsVerdict {
                 independent: false,
-                reason: format!("not proven: the probe did not end within {PROBE_TIME_MAX:?}; declare batch_axis to batch it"),
+                reason: format!(
+                    "not proven: the probe did not end within {PROBE_TIME_MAX:?}; declare batch_axis to batch it"
+                ),
             },
         };
         tracing::info!(model = %model.id, version = %model.version, batched = verdict.independent, "{}", verdict.reason);

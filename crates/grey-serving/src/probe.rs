@@ -87,7 +87,7 @@ impl Probe {
     }
 
     /// What to do next.
-    pub fn next(&mut self) -> Step {
+    pub fn step(&mut self) -> Step {
         if let Some(v) = &self.verdict {
             return Step::Verdict(v.clone());
         }
@@ -107,7 +107,7 @@ impl Probe {
             Some(inputs) => Step::Run(inputs),
             None => {
                 self.end(Verdict::Dependent("not probed: no input of a reasonable size could be made up".into()));
-                self.next()
+                self.step()
             }
         }
     }
@@ -119,7 +119,9 @@ impl Probe {
                 self.size += 1;
                 let free = self.signature.inputs.iter().any(|s| s.shape.iter().skip(1).any(Dim::is_dynamic));
                 if !free || self.size == FREE_DIM_SIZES.len() {
-                    self.end(Verdict::Dependent(format!("not proven: the model does not run on made-up input ({why})")));
+                    self.end(Verdict::Dependent(format!(
+                        "not proven: the model does not run on made-up input ({why})"
+                    )));
                 }
             }
             (Stage::First, Ok(outputs)) => {
@@ -140,7 +142,9 @@ impl Probe {
             }
             (Stage::Again, Ok(outputs)) => {
                 if outputs != self.outputs {
-                    return self.end(Verdict::Dependent("the same batch gave other bytes: the model draws random numbers".into()));
+                    return self.end(Verdict::Dependent(
+                        "the same batch gave other bytes: the model draws random numbers".into(),
+                    ));
                 }
                 self.stage = Stage::Others { filling: 0, row: 0 };
             }
@@ -150,7 +154,8 @@ impl Probe {
                         let same = outputs.len() == self.outputs.len()
                             && outputs.iter().zip(&self.outputs).all(|(a, b)| row(a, kept) == row(b, kept));
                         if !same {
-                            return self.end(Verdict::Dependent("rows mix: a row changed with the rows beside it".into()));
+                            return self
+                                .end(Verdict::Dependent("rows mix: a row changed with the rows beside it".into()));
                         }
                         self.fillings_run += 1;
                     }
@@ -344,7 +349,7 @@ mod tests {
     fn probe(input: DType, mut model: impl FnMut(Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, String>) -> Verdict {
         let mut p = Probe::new(signature(input), 42);
         for _ in 0..100 {
-            match p.next() {
+            match p.step() {
                 Step::Verdict(v) => return v,
                 Step::Run(inputs) => {
                     let t = &inputs[0];
@@ -391,7 +396,13 @@ mod tests {
         assert!(reason(probe(DType::Fp32, softmax)).starts_with("rows mix"));
         let cumulative = |rows: Vec<Vec<f32>>| {
             let mut acc = vec![0.0; 3];
-            Ok(rows.iter().map(|r| { (0..3).for_each(|c| acc[c] += r[c]); acc.clone() }).collect())
+            Ok(rows
+                .iter()
+                .map(|r| {
+                    (0..3).for_each(|c| acc[c] += r[c]);
+                    acc.clone()
+                })
+                .collect())
         };
         assert!(reason(probe(DType::Fp32, cumulative)).starts_with("rows mix"));
         // Only a value that compares with NaN or infinity gives this one away.
@@ -429,6 +440,6 @@ mod tests {
         let mut s = signature(DType::Fp32);
         s.inputs[0].shape[0] = Dim::Fixed(4);
         let mut p = Probe::new(s, 1);
-        assert!(matches!(p.next(), Step::Verdict(Verdict::Dependent(why)) if why.contains("is always 4")));
+        assert!(matches!(p.step(), Step::Verdict(Verdict::Dependent(why)) if why.contains("is always 4")));
     }
 }

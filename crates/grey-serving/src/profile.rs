@@ -142,9 +142,7 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         std::io::Write::write_all(&mut f, &text)?;
         f.sync_all()
     });
-    written
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .map_err(|e| io_error("write", path, &e))
+    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| io_error("write", path, &e))
 }
 
 pub(crate) fn io_error(what: &str, path: &Path, e: &std::io::Error) -> Error {

@@ -44,7 +44,10 @@ impl WantedSet {
             Ok(text) => serde_json::from_slice::<File>(&text).map_err(|e| {
                 Error::new(
                     ErrorKind::FailedPrecondition,
-                    format!("{} is not what Grey wrote: {e}. Mend or delete it (no model will be restored)", path.display()),
+                    format!(
+                        "{} is not what Grey wrote: {e}. Mend or delete it (no model will be restored)",
+                        path.display()
+                    ),
                 )
             })?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

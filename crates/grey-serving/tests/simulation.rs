@@ -4,7 +4,12 @@
 //! no bound is exceeded; at the end every one has been answered.
 //!
 //! `GREY_SIM_SEED` replays one seed, `GREY_SIM_STEPS` sets how many steps are run in all.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::disallowed_methods, reason = "a test fails by panicking, and any instant will do as its origin")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and any instant will do as its origin"
+)]
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

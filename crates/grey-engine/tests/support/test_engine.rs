@@ -51,7 +51,11 @@ impl Engine for TestEngine {
             "spin",
             "abort",
             "panic",
+            "slow load",
         ];
+        if word.starts_with("slow") {
+            std::thread::sleep(Duration::from_millis(200));
+        }
         if !known.contains(&word.as_str()) {
             return Err(EngineError::BadModel(format!("{name}: no model is called '{word}'")));
         }

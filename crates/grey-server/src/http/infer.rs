@@ -1,0 +1,99 @@
+//! Inference: from a request's bytes to an answer's, with the byte budget around both.
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use grey_core::{Error, Payload, Result, Tenant};
+use grey_serving::BytesPermit;
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{Answer, App, Shared, body, error::shown, target::Target};
+use crate::{
+    clock,
+    oip::{self, DecodeContext, HEADER_LENGTH_HEADER},
+};
+
+/// Bodies up to this size are decoded where they arrive; larger ones would hold up a thread that
+/// serves other connections, so they go to the blocking pool.
+const INLINE_BYTES_MAX: usize = 256 << 10;
+/// Header that names the tenant until authentication exists.
+const TENANT_HEADER: &str = "grey-tenant";
+
+/// `POST …/infer`.
+pub(super) async fn infer(State(app): State<Shared>, Target(model): Target, request: Request) -> Answer {
+    let now = clock::now();
+    let (parts, incoming) = request.into_parts();
+    let header_length =
+        parts.headers.get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes())).transpose()?;
+    let tenant = tenant(&parts.headers)?;
+    let (body, mut permit) = read_body(&app, &parts.headers, incoming).await?;
+    let signature = if header_length == Some(0) { Some(app.node.signature(&model).await?) } else { None };
+
+    let decoded = sized(body.len(), move || {
+        let cx =
+            DecodeContext { model: &model, header_length, tenant: tenant.as_ref(), signature: signature.as_ref(), now };
+        oip::decode(cx, &body)
+    })
+    .await??;
+    permit.grow(decoded.made_bytes)?;
+
+    let response = app.node.infer(decoded.request).await?;
+    let (options, accepted) = (decoded.answer, body::accepted_coding(&parts.headers));
+    let result_bytes: usize = response.outputs.iter().map(|t| t.data().len()).sum();
+    permit.account(result_bytes);
+    let (encoded, coding) = sized(result_bytes, move || -> Result<_> {
+        let mut encoded = oip::encode(&response, &options)?;
+        let coding = accepted.filter(|_| body::worth_compressing(encoded.len));
+        if let Some(coding) = coding {
+            encoded.chunks = vec![body::compress(coding, &encoded.chunks)?];
+        }
+        Ok((encoded, coding))
+    })
+    .await??;
+
+    let kind = encoded.content_type();
+    permit.account(encoded.chunks.iter().map(Bytes::len).sum::<usize>().saturating_sub(result_bytes));
+    let mut response = Response::new(Body::new(body::ChunkBody::new(encoded.chunks, permit)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    if let Some(n) = encoded.header_length {
+        headers.insert(HEADER_LENGTH_HEADER, HeaderValue::from(n));
+    }
+    if let Some(coding) = coding {
+        headers.insert(header::CONTENT_ENCODING, body::coding_value(coding));
+    }
+    Ok(response)
+}
+
+/// Reads and decompresses a body under the node's budget.
+pub(super) async fn read_body(app: &App, headers: &HeaderMap, incoming: Body) -> Result<(Payload, BytesPermit)> {
+    let limit = app.body_bytes_max;
+    let coding = body::content_coding(headers)?;
+    // Taken before the first byte is read: a full node refuses without taking the body in.
+    let taken = body::announced(headers, limit)?.unwrap_or(0);
+    let mut permit = app.node.take_bytes(taken)?;
+    let body = body::read(incoming, limit, taken, &mut permit).await?;
+    let Some(coding) = coding else { return Ok((body, permit)) };
+    // What a compressed body becomes is not known before: always off this thread.
+    sized(usize::MAX, move || body::decompress(coding, &body, limit, &mut permit).map(|b| (b, permit))).await?
+}
+
+fn tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
+    let Some(value) = headers.get(TENANT_HEADER) else { return Ok(None) };
+    let text = value
+        .to_str()
+        .map_err(|_| Error::invalid(format!("header Grey-Tenant: '{}' is no name", shown(&format!("{value:?}")))))?;
+    Tenant::new(text).map(Some).map_err(|e| e.context("header Grey-Tenant"))
+}
+
+/// Runs `work` here if `size` is small, else on the blocking pool.
+async fn sized<T: Send + 'static>(size: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    if size <= INLINE_BYTES_MAX {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("decoding or encoding failed: {e}")))
+}

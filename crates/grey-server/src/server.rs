@@ -1,0 +1,171 @@
+//! The listener: bounded connections, timeouts, and an orderly end.
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::Router;
+use grey_core::{Error, ErrorKind, Result};
+use grey_serving::Node;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream, lookup_host},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    config::{Limits, NodeConfig},
+    http::{App, Guard, router},
+};
+
+/// Longest time for the head of a request; idle connections between requests end by it, too.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pause after a failed `accept`, which mostly means that the process is out of descriptors:
+/// trying at once would only burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long answers may still be written after the drain.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+/// A bound HTTP front.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    guard: Guard,
+    limits: Limits,
+    drain: Duration,
+}
+
+impl Server {
+    /// Binds the address of `config`, before there is a node: an address that is taken must not
+    /// cost a restore. Other than loopback addresses are refused unless `insecure` is set, as
+    /// nobody has to authenticate yet.
+    pub async fn bind(config: &NodeConfig) -> Result<Server> {
+        let at = |e: std::io::Error| Error::invalid(format!("cannot listen on '{}': {e}", config.http));
+        let addresses: Vec<SocketAddr> = lookup_host(&config.http).await.map_err(at)?.collect();
+        let address = choose(&addresses, config)?;
+        let listener = TcpListener::bind(address).await.map_err(at)?;
+        let address = listener.local_addr().map_err(at)?;
+        let mut names = config.http_names.clone();
+        names.extend(config.http.rsplit_once(':').map(|(host, _)| host.to_owned()));
+        Ok(Server {
+            listener,
+            address,
+            guard: Guard::new(config.insecure, address.ip(), &names),
+            limits: config.limits.clone(),
+            drain: config.drain(),
+        })
+    }
+
+    /// Where it listens; the real port if 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves `node` until `shutdown` is ready, then drains: readiness turns false at once (and
+    /// goes on being told), queued work finishes within the configured time, then connections close.
+    pub async fn run(self, node: Node, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let app = App { node: node.clone(), guard: self.guard, body_bytes_max: self.limits.body_bytes_max };
+        let until = async {
+            shutdown.await;
+            node.drain(self.drain).await;
+        };
+        serve(self.listener, router(Arc::new(app)), self.limits.connections_max as usize, until).await;
+        Ok(())
+    }
+}
+
+fn choose(addresses: &[SocketAddr], config: &NodeConfig) -> Result<SocketAddr> {
+    let first = addresses
+        .first()
+        .copied()
+        .ok_or_else(|| Error::invalid(format!("cannot listen on '{}': the name has no address", config.http)))?;
+    let open: Option<IpAddr> = addresses.iter().map(SocketAddr::ip).find(|a| !a.is_loopback());
+    match open {
+        Some(ip) if !config.insecure => Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!(
+                "refusing to listen on '{}': {ip} is no loopback address, and whoever reaches it could do anything; \
+                 give --insecure (insecure: true) if that is meant",
+                config.http
+            ),
+        )),
+        _ => Ok(first),
+    }
+}
+
+/// Accepts until `until` is ready, then lets connections finish their request for [`CLOSE_MAX`].
+async fn serve(listener: TcpListener, router: Router, connections_max: usize, until: impl Future<Output = ()>) {
+    let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let (close, closing) = watch::channel(());
+    let mut open = JoinSet::new();
+    tokio::pin!(until);
+    loop {
+        tokio::select! {
+            () = &mut until => break,
+            (stream, slot) = accept(&listener, &slots) => {
+                open.spawn(connection(stream, router.clone(), closing.clone(), slot));
+            }
+            // Finished connections are reaped as they end.
+            Some(_) = open.join_next() => {}
+        }
+    }
+    drop((listener, close));
+    let all = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(CLOSE_MAX, all).await.is_err() {
+        tracing::warn!("{} connections were cut after {CLOSE_MAX:?}", open.len());
+    }
+}
+
+/// The next connection, once there is room for it. Cancelling loses nothing: what was not
+/// accepted stays in the system's queue.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // Fails only if closed, which nobody does.
+    let slot = slots.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(e) => {
+                tracing::warn!("cannot accept a connection: {e}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    mut closing: watch::Receiver<()>,
+    _slot: Option<OwnedSemaphorePermit>,
+) {
+    // Answers are written in a few large pieces; waiting to fill packets only delays the last.
+    if let Err(e) = stream.set_nodelay(true) {
+        tracing::debug!("TCP_NODELAY: {e}");
+    }
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        r = connection.as_mut() => r,
+        _ = closing.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = ended {
+        tracing::debug!("connection ended: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The HTTP client of the verbs.
+
+use std::{fs::File, io::Read, path::Path, time::Duration};
+
+use serde_json::Value;
+use ureq::{Agent, Body, SendBody, http::Response};
+
+use crate::failure::Failure;
+
+/// Longest wait for a connection: nodes are near.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Largest answer that is read, in bytes.
+const ANSWER_BYTES_MAX: u64 = 1 << 30;
+
+/// Talks to one node.
+pub(crate) struct Client {
+    agent: Agent,
+    url: String,
+}
+
+impl Client {
+    pub(crate) fn new(url: &str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(CONNECT_WAIT_MAX))
+            .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned() }
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.answer(self.agent.get(self.at(path)).call())
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.answer(self.agent.delete(self.at(path)).call())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &[u8]) -> Result<Value, Failure> {
+        self.answer(self.agent.post(self.at(path)).content_type("application/json").send(body))
+    }
+
+    /// Streams a file.
+    pub(crate) fn upload(&self, path: &str, query: &[(String, String)], file: &Path) -> Result<Value, Failure> {
+        let unreadable = |e: std::io::Error| Failure::refused(format!("cannot read {}: {e}", file.display()));
+        let open = File::open(file).map_err(unreadable)?;
+        let meta = open.metadata().map_err(unreadable)?;
+        if !meta.is_file() {
+            return Err(Failure::refused(format!("{} is not a file", file.display())));
+        }
+        let request = self
+            .agent
+            .post(self.at(path))
+            .query_pairs(query.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+            .content_type("application/octet-stream")
+            .header("Content-Length", meta.len().to_string());
+        self.answer(request.send(SendBody::from_owned_reader(open)))
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    fn answer(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Value, Failure> {
+        let mut response = result.map_err(|e| self.unreachable(&e))?;
+        let status = response.status();
+        let mut text = String::new();
+        let mut reader = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).reader();
+        reader
+            .read_to_string(&mut text)
+            .map_err(|e| Failure::unexpected(format!("the answer of {} broke off: {e}", self.url)))?;
+        let value: Option<Value> = if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
+        if status.is_success() {
+            return value.ok_or_else(|| {
+                Failure::unexpected(format!(
+                    "{} answered with something that is not JSON; is it a Grey node?",
+                    self.url
+                ))
+            });
+        }
+        let message = value.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str).map(str::to_owned);
+        let message = message.unwrap_or_else(|| format!("{} answered {status}", self.url));
+        let mut failure = Failure::refused(message);
+        if status.as_u16() == 404
+            && let Some(hint) = self.did_you_mean(&failure.message)
+        {
+            failure = failure.hint(hint);
+        }
+        Err(failure)
+    }
+
+    fn unreachable(&self, e: &ureq::Error) -> Failure {
+        Failure::unexpected(format!("cannot reach a node at {}: {e}", self.url))
+            .hint("is a node running? start one with: grey serve")
+            .hint("or name another one with --url or GREY_URL")
+    }
+
+    /// The registered model whose name is nearest to the one that is not there.
+    fn did_you_mean(&self, message: &str) -> Option<String> {
+        let asked = message.split('\'').nth(1)?;
+        let models = self.agent.get(self.at("/grey/v1/models")).call().ok()?.body_mut().read_json::<Value>().ok()?;
+        let names = models.as_array()?.iter().filter_map(|m| m.get("id")?.as_str());
+        let near = names.filter(|n| *n != asked).map(|n| (distance(asked, n), n)).min()?;
+        (near.0 <= 1 + asked.len() / 3).then(|| format!("did you mean '{}'?", near.1))
+    }
+}
+
+/// Levenshtein distance in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for (j, y) in b.bytes().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_near() {
+        assert_eq!(distance("digits", "digts"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn no_node_is_said_with_a_way_out() {
+        // A port that was free a moment ago and that nobody listens on.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let f = Client::new(&format!("http://127.0.0.1:{port}/")).get("/x").unwrap_err();
+        assert_eq!(f.exit, crate::EXIT_UNEXPECTED);
+        assert!(f.hints[0].contains("grey serve"), "{f:?}");
+    }
+}

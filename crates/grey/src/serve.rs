@@ -1,0 +1,130 @@
+//! `grey serve`: puts a node together from flags and a file, and runs it until it is told to end.
+
+use std::{io::IsTerminal as _, path::PathBuf};
+
+use grey_engine::{Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
+use grey_registry::DataFolder;
+use grey_server::{NodeConfig, Server, config};
+use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use crate::{
+    HostContext,
+    args::{IsolationArg, LogFormat, ServeArgs},
+    failure::Failure,
+    verbs::print,
+};
+
+/// Runs a node until SIGTERM or SIGINT has drained it.
+pub(crate) fn run(args: ServeArgs, json: bool, context: HostContext) -> Result<(), Failure> {
+    start_logging(&args)?;
+    let (config, data) = configure(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::unexpected(format!("cannot start the node's threads: {e}")))?;
+    runtime.block_on(serve(config, data, json, context))
+}
+
+fn refused(e: grey_core::Error) -> Failure {
+    Failure::refused(e.message())
+}
+
+fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
+    let mut config = match &args.config {
+        None => NodeConfig::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| Failure::refused(format!("cannot read {}: {e}", path.display())))?;
+            NodeConfig::from_yaml(&text)
+                .map_err(|e| Failure::refused(format!("{}: {}", path.display(), e.message())))?
+        }
+    };
+    if let Some(http) = args.http {
+        config.http = http.to_string();
+    }
+    config.insecure |= args.insecure;
+    if args.onnxruntime_lib.is_some() {
+        config.engines.onnxruntime.library = args.onnxruntime_lib.clone();
+    }
+    match args.isolation {
+        Some(IsolationArg::Process) => config.isolation = config::Isolation::Process,
+        Some(IsolationArg::None) => config.isolation = config::Isolation::Inline,
+        None => {}
+    }
+    let data = args.data.clone().or_else(|| config.data.clone()).or_else(default_data).ok_or_else(|| {
+        Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
+    })?;
+    Ok((config, data))
+}
+
+/// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
+fn default_data() -> Option<PathBuf> {
+    let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
+}
+
+fn start_logging(args: &ServeArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|e| {
+        Failure::usage(format!("--log '{}': {e}", args.log)).hint("try --log info, or --log grey=debug")
+    })?;
+    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match args.log_format {
+        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Json => registry.with(layer.json()).try_init(),
+    };
+    started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))
+}
+
+async fn serve(config: NodeConfig, data: PathBuf, json: bool, context: HostContext) -> Result<(), Failure> {
+    if let Err(e) = grey_engine::contain::protect_memory() {
+        tracing::warn!("other processes of this user can read the node's memory: {e}");
+    }
+    let folder = DataFolder::open(&data).map_err(refused)?;
+    let launcher = Launcher {
+        command: context.host_command,
+        isolation: match config.isolation {
+            config::Isolation::Process => Isolation::Process,
+            config::Isolation::Inline => Isolation::Inline,
+        },
+        limits: Limits { address_space_bytes: None, readable: vec![folder.store_path()] },
+        open: grey_engine::engines::open,
+        load_timeout: LOAD_TIMEOUT_DEFAULT,
+    };
+    let engines =
+        Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
+    let serving = config.to_serving().map_err(refused)?;
+    let node = Node::start(serving, folder, engines).await.map_err(refused)?;
+    let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
+
+    let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
+    let url = format!("http://{}", server.local_addr());
+    let folder = node.data_dir().display().to_string();
+    if json {
+        let line = serde_json::json!({"event": "ready", "url": url, "pid": std::process::id(), "data": folder});
+        print(&format!("{line}\n"))?;
+    } else {
+        print(&format!("grey {} listening on {url} (data {folder})\n", env!("CARGO_PKG_VERSION")))?;
+    }
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+            _ = interrupt.recv() => tracing::info!("interrupted: draining; once more ends at once"),
+        }
+        // The second signal ends the process at once; hosts follow their node.
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(i32::from(crate::EXIT_UNEXPECTED));
+        });
+    };
+    server.run(shutdown).await.map_err(refused)?;
+    tracing::info!("ended");
+    Ok(())
+}

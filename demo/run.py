@@ -1,0 +1,198 @@
+"""The demo: train a classifier on real handwritten digits, serve it batched, and check every answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = ROOT / ".demo"
+CLIENTS = 64
+PASSES = 10
+START_WAIT_S = 30.0
+TOLERANCE = 1e-4
+
+
+def step(text: str) -> None:
+    print(f"== {text}", flush=True)
+
+
+def train() -> tuple[MLPClassifier, np.ndarray, np.ndarray]:
+    images, labels = load_digits(return_X_y=True)
+    images = (images / 16.0).astype(np.float32)
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.25, random_state=7, stratify=labels)
+    classifier = MLPClassifier(hidden_layer_sizes=(64,), max_iter=400, random_state=7)
+    classifier.fit(x_train.astype(np.float64), y_train)
+    return classifier, x_test, y_test
+
+
+def write_onnx(classifier: MLPClassifier, path: Path) -> None:
+    """The classifier's weights as Gemm, Relu, Gemm, Softmax."""
+    (w1, w2), (b1, b2) = classifier.coefs_, classifier.intercepts_
+    weights = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["pixels", "w1", "b1"], ["hidden"]),
+            helper.make_node("Relu", ["hidden"], ["active"]),
+            helper.make_node("Gemm", ["active", "w2", "b2"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        ],
+        "digits",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 64])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 10])],
+        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="grey-demo"
+    )
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+class Node:
+    """A ``grey serve`` on a free port, ended by its own pid."""
+
+    def __init__(self, data: Path) -> None:
+        command = [sys.executable, "-m", "grey", "serve", "--http", "127.0.0.1:0", "--data", str(data), "--json"]
+        log = (WORK / "node.log").open("wb")
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait(START_WAIT_S)
+            raise SystemExit(f"the node did not start:\n{(WORK / 'node.log').read_text()}")
+        self.url: str = json.loads(line)["url"]
+
+    def grey(self, *args: str) -> Any:
+        command = [sys.executable, "-m", "grey", "--url", self.url, "--json", *args]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(f"grey {' '.join(args)} failed:\n{done.stderr}")
+        return json.loads(done.stdout)
+
+    def get(self, path: str) -> Any:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
+        connection.request("GET", path)
+        answer = json.loads(connection.getresponse().read())
+        connection.close()
+        return answer
+
+    def stop(self) -> int:
+        os.kill(self.process.pid, signal.SIGTERM)
+        return self.process.wait(START_WAIT_S)
+
+
+def classify(url: str, images: np.ndarray) -> tuple[np.ndarray, list[float], float]:
+    """Every image as a request of one row, from many clients at once, in the binary tensor extension."""
+    netloc = urlsplit(url).netloc
+    answers = np.zeros((PASSES, len(images), 10), np.float32)
+    times: list[float] = []
+    failures: list[str] = []
+    lock = threading.Lock()
+    jobs = iter([(p, i) for p in range(PASSES) for i in range(len(images))])
+    pixels = {"name": "pixels", "datatype": "FP32", "shape": [1, 64], "parameters": {"binary_data_size": 256}}
+    header = json.dumps({"inputs": [pixels], "parameters": {"binary_data_output": True}}).encode()
+
+    def client() -> None:
+        connection = http.client.HTTPConnection(netloc)
+        own: list[float] = []
+        while True:
+            with lock:
+                job = next(jobs, None)
+            if job is None or failures:
+                break
+            begin = time.perf_counter()
+            connection.request(
+                "POST",
+                "/v2/models/digits/infer",
+                header + images[job[1]].tobytes(),
+                {"Inference-Header-Content-Length": str(len(header)), "Content-Type": "application/octet-stream"},
+            )
+            response = connection.getresponse()
+            body = response.read()
+            own.append(time.perf_counter() - begin)
+            if response.status != 200:
+                failures.append(f"{response.status}: {body[:300]!r}")
+                break
+            head = int(response.headers["Inference-Header-Content-Length"])
+            answers[job] = struct.unpack("<10f", body[head:])
+        connection.close()
+        with lock:
+            times.extend(own)
+
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    begin = time.perf_counter()
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    seconds = time.perf_counter() - begin
+    if failures:
+        raise SystemExit(f"a request failed: {failures[0]}")
+    return answers, times, seconds
+
+
+def main() -> None:
+    WORK.mkdir(exist_ok=True)
+    step("train a classifier on scikit-learn's handwritten digits")
+    classifier, images, labels = train()
+    expected = classifier.predict_proba(images.astype(np.float64))
+    model = WORK / "digits.onnx"
+    write_onnx(classifier, model)
+    print(f"   {model.relative_to(ROOT)}: {model.stat().st_size:,} bytes; {len(images)} held-out images")
+
+    step("start a node and register the model")
+    node = Node(WORK / "data")
+    try:
+        added = node.grey("model", "add", "digits", str(model))
+        print(f"   {node.url}: digits version {added['version']} is {added['state']} on {added['hosts'][0]['runtime']}")
+        while "being probed" in (reason := node.grey("model", "show", "digits")["batching"]["reason"]):
+            time.sleep(0.05)
+        print(f"   batching: {reason}")
+
+        step(f"classify every image {PASSES} times from {CLIENTS} clients at once")
+        answers, times, seconds = classify(node.url, images)
+        stats = node.get("/v2/models/digits/stats")["model_stats"][0]
+    finally:
+        code = node.stop()
+
+    worst = float(np.abs(answers - expected).max())
+    accuracy = float((answers.argmax(-1) == labels).mean())
+    sizes = {b["batch_size"]: b["compute_infer"]["count"] for b in stats["batch_stats"]}
+    runs, rows = sum(sizes.values()), sum(size * count for size, count in sizes.items())
+    p50, p99 = statistics.median(times) * 1e3, sorted(times)[int(len(times) * 0.99)] * 1e3
+    print(f"""
+   requests            {len(times):,}
+   accuracy            {accuracy:.1%} (scikit-learn's own: {(expected.argmax(-1) == labels).mean():.1%})
+   largest difference  {worst:.1e} from scikit-learn's probabilities
+   requests/s          {len(times) / seconds:,.0f} (clients and node on the same cores)
+   latency             p50 {p50:.1f} ms, p99 {p99:.1f} ms
+   batch sizes         1 to {max(sizes)}, {rows / runs:.1f} rows on average over {runs:,} runs
+""")
+    if worst > TOLERANCE or code != 0 or max(sizes) < 2:
+        raise SystemExit(
+            f"the demo FAILED: difference {worst:.1e}, node's exit code {code}, largest batch {max(sizes)}"
+        )
+    print("the demo passed: every answer is right, and requests were batched")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""The ``grey`` command."""
+
+import sys
+from pathlib import Path
+
+from grey._native import main as native_main
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    return native_main(["grey", *sys.argv[1:]], Path(sys.executable), Path(sys.prefix))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

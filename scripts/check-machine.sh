@@ -1,0 +1,14 @@
+#!/bin/sh
+# Says, one line each, what is missing on this machine and the Debian command that brings it.
+missing=0
+need() { # name, test, command
+    if ! sh -c "$2" >/dev/null 2>&1; then
+        printf 'missing: %s; on Debian: %s\n' "$1" "$3" >&2
+        missing=1
+    fi
+}
+need "Rust (cargo, 1.92 or newer)" "command -v cargo" "apt-get install rustup && rustup default stable"
+need "Python 3.11 or newer" "python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'" "apt-get install python3"
+need "Python's venv module" "python3 -c 'import venv, ensurepip'" "apt-get install python3-venv"
+need "a C compiler" "command -v cc" "apt-get install build-essential"
+exit $missing

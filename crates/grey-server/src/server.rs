@@ -169,3 +169,6 @@ async fn connection(
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod node_tests;

@@ -1,0 +1,132 @@
+//! The routes over a real node without models.
+
+use std::io::Write;
+
+use flate2::{Compression, write::GzEncoder};
+use grey_engine::{HostCommand, Isolation, Launcher, contain, discover::DiscoverEnv};
+use grey_registry::DataFolder;
+use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::oneshot,
+};
+
+use super::*;
+
+struct Running {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Result<()>>,
+    _data: tempfile::TempDir,
+}
+
+async fn start(mut config: NodeConfig) -> Running {
+    config.http = "127.0.0.1:0".into();
+    let data = tempfile::tempdir().unwrap();
+    let launcher = Launcher {
+        command: HostCommand { program: "/nonexistent".into(), args: vec![] },
+        isolation: Isolation::Inline,
+        limits: contain::Limits { address_space_bytes: None, readable: vec![] },
+        open: grey_engine::engines::open,
+        load_timeout: LOAD_TIMEOUT_DEFAULT,
+    };
+    let engines = Engines::new(launcher, DiscoverEnv::read(None), None);
+    let folder = DataFolder::open(data.path()).unwrap();
+    let node = Node::start(config.to_serving().unwrap(), folder, engines).await.unwrap();
+    let server = Server::bind(&config).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let address = server.local_addr();
+    let task = tokio::spawn(server.run(node, async move {
+        let _ = stopped.await;
+    }));
+    Running { address, stop, task, _data: data }
+}
+
+async fn ask(r: &Running, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
+    let mut s = TcpStream::connect(r.address).await.unwrap();
+    let host = if headers.contains("host:") { "" } else { "host: localhost\r\n" };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\n{host}{headers}content-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    s.write_all(head.as_bytes()).await.unwrap();
+    // The server may answer, and close, before it has read a body that it refuses.
+    let _ = s.write_all(body).await;
+    let mut out = Vec::new();
+    let _ = s.read_to_end(&mut out).await;
+    String::from_utf8(out).unwrap()
+}
+
+fn gzip(data: &[u8]) -> Vec<u8> {
+    let mut e = GzEncoder::new(Vec::new(), Compression::fast());
+    e.write_all(data).unwrap();
+    e.finish().unwrap()
+}
+
+#[tokio::test]
+async fn errors_have_their_codes() {
+    let mut config = NodeConfig::default();
+    config.limits.body_bytes_max = 100_000;
+    let r = start(config).await;
+    let infer = "/v2/models/nope/infer";
+    let empty = br#"{"inputs":[]}"#;
+    let bomb = gzip(&vec![b' '; 1_000_000]);
+    assert!(bomb.len() < 100_000);
+    let gz = "content-encoding: gzip\r\n";
+    let cut = &gzip(empty)[..10];
+    for (method, path, headers, body, status, says) in [
+        ("GET", "/v2", "", &b""[..], 200, "\"name\":\"grey\""),
+        ("GET", "/v2/health/ready", "", b"", 200, ""),
+        ("GET", "/grey/v1/models", "", b"", 200, "[]"),
+        ("GET", "/v2/models/stats", "", b"", 200, "{\"model_stats\":[]}"),
+        ("POST", "/v2/repository/index", "", b"", 200, "[]"),
+        ("GET", "/v2/models/nope", "", b"", 404, "nope"),
+        ("GET", "/v2/models/..%2f..%2fetc", "", b"", 400, "invalid model name"),
+        ("GET", "/v2/models/%ff", "", b"", 400, "path"),
+        ("POST", infer, "", empty, 404, "nope"),
+        ("POST", infer, "", b"{", 400, "JSON"),
+        ("POST", infer, "", &[b' '; 100_001], 413, "100000 bytes"),
+        ("POST", infer, gz, &gzip(empty), 404, "nope"),
+        ("POST", infer, gz, &bomb, 413, "100000 bytes"),
+        ("POST", infer, gz, b"nonsense", 400, "not valid gzip"),
+        ("POST", infer, gz, cut, 400, "not valid gzip"),
+        ("POST", infer, "content-encoding: br\r\n", empty, 415, "'br'"),
+        ("POST", infer, "inference-header-content-length: -1\r\n", empty, 400, "number of bytes"),
+        ("POST", infer, "inference-header-content-length: 0\r\n", empty, 404, "nope"),
+        ("POST", infer, "grey-tenant: ../x\r\n", empty, 400, "Grey-Tenant"),
+        ("GET", infer, "", b"", 405, "not allowed"),
+        ("GET", "/v3", "", b"", 404, "unknown route"),
+        ("GET", "/v2/systemsharedmemory/status", "", b"", 501, "not supported"),
+        ("POST", "/v2/repository/models/a/load", "", br#"{"parameters":{"config":"{}"}}"#, 403, "--allow-upload"),
+        ("POST", "/v2/repository/models/a/load", "host: evil.example\r\n", b"", 403, "host 'evil.example'"),
+        ("DELETE", "/grey/v1/models/a", "origin: http://evil.example\r\n", b"", 403, "origin"),
+        ("GET", "/grey/v1/models/a", "origin: http://evil.example\r\n", b"", 404, "'a'"),
+        ("POST", "/grey/v1/models/a", "", b"x", 400, "no 'file'"),
+        ("POST", "/grey/v1/models/a?file=m.onnx&lod=true", "", b"x", 400, "'lod'"),
+    ] {
+        let text = ask(&r, method, path, headers, body).await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path} {headers}: {text}");
+        let body = text.split_once("\r\n\r\n").unwrap().1;
+        assert!(body.contains(says), "{method} {path} {headers}: {text}");
+        assert!(status < 400 || body.starts_with("{\"error\":\""), "{text}");
+    }
+    r.stop.send(()).unwrap();
+    r.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_spent_budget_is_told_before_the_body_is_read() {
+    let mut config = NodeConfig::default();
+    config.limits.inflight_bytes_max = Some(1000);
+    let r = start(config).await;
+    // The body never comes: the answer cannot have waited for it.
+    let mut s = TcpStream::connect(r.address).await.unwrap();
+    let head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1001\r\n\r\n";
+    s.write_all(head).await.unwrap();
+    let mut first = [0u8; 12];
+    s.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 503");
+    let mut rest = String::new();
+    s.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.contains("retry-after: 1\r\n") && rest.contains("inflight_bytes_max"), "{rest}");
+}

@@ -38,16 +38,16 @@ const CLOSE_MAX: Duration = Duration::from_secs(5);
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    node: Node,
     guard: Guard,
     limits: Limits,
     drain: Duration,
 }
 
 impl Server {
-    /// Binds the address of `config`, before there is a node: an address that is taken must not
-    /// cost a restore. Other than loopback addresses are refused unless `insecure` is set, as
-    /// nobody has to authenticate yet.
-    pub async fn bind(config: &NodeConfig) -> Result<Server> {
+    /// Binds the address of `config` for `node`. Other than loopback addresses are refused unless
+    /// `insecure` is set, as nobody has to authenticate yet.
+    pub async fn bind(config: &NodeConfig, node: Node) -> Result<Server> {
         let at = |e: std::io::Error| Error::invalid(format!("cannot listen on '{}': {e}", config.http));
         let addresses: Vec<SocketAddr> = lookup_host(&config.http).await.map_err(at)?.collect();
         let address = choose(&addresses, config)?;
@@ -58,6 +58,7 @@ impl Server {
         Ok(Server {
             listener,
             address,
+            node,
             guard: Guard::new(config.insecure, address.ip(), &names),
             limits: config.limits.clone(),
             drain: config.drain(),
@@ -69,9 +70,10 @@ impl Server {
         self.address
     }
 
-    /// Serves `node` until `shutdown` is ready, then drains: readiness turns false at once (and
+    /// Serves until `shutdown` is ready, then drains: readiness turns false at once (and
     /// goes on being told), queued work finishes within the configured time, then connections close.
-    pub async fn run(self, node: Node, shutdown: impl Future<Output = ()>) -> Result<()> {
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        let node = self.node;
         let app = App { node: node.clone(), guard: self.guard, body_bytes_max: self.limits.body_bytes_max };
         let until = async {
             shutdown.await;

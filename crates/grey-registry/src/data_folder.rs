@@ -31,6 +31,8 @@ impl DataFolder {
         let path = std::path::absolute(path).map_err(|e| failed("find", path, &e))?;
         std::fs::create_dir_all(path.join("registry")).map_err(|e| failed("make the data folder", &path, &e))?;
         let lock = lock(&path)?;
+        // Nobody else is here: whatever is half-written was interrupted.
+        sweep_half_written(&path.join("registry"), 0).map_err(|e| failed("clean", &path.join("registry"), &e))?;
         let format = path.join("format");
         match std::fs::read_to_string(&format) {
             Ok(found) if found.trim() == FORMAT => {}
@@ -65,6 +67,28 @@ impl DataFolder {
         let store = LocalFileSystem::new_with_prefix(&path).map_err(|e| failed("open the registry", &path, &e))?;
         Ok(Arc::new(store.with_automatic_cleanup(true)))
     }
+}
+
+/// Deepest folder that is looked into; a file's path has at most half as many parts.
+const DEPTH_MAX: usize = 600;
+
+/// Deletes the temporary files of interrupted uploads, which the local store names `NAME#NUMBER`
+/// (its keys never hold a `#`) and never lists.
+fn sweep_half_written(folder: &Path, depth: usize) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let half = name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+        if entry.file_type()?.is_dir() {
+            if depth < DEPTH_MAX {
+                sweep_half_written(&entry.path(), depth + 1)?;
+            }
+        } else if half {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn lock(folder: &Path) -> Result<File> {
@@ -105,6 +129,21 @@ mod tests {
         assert!(e.message().contains(&format!("in use by another node (process {})", std::process::id())), "{e}");
         drop(first);
         DataFolder::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn half_written_files_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataFolder::open(dir.path()).unwrap());
+        let files = dir.path().join("registry/models/m/files/u");
+        std::fs::create_dir_all(&files).unwrap();
+        for name in ["m.onnx#1", "m.onnx", "a#b"] {
+            std::fs::write(files.join(name), "x").unwrap();
+        }
+        drop(DataFolder::open(dir.path()).unwrap());
+        let left: std::collections::BTreeSet<_> =
+            std::fs::read_dir(&files).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(left.into_iter().collect::<Vec<_>>(), ["a#b", "m.onnx"]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub enum Isolation {
     #[default]
     Process,
     /// Inside the node.
+    #[serde(alias = "none")]
     Inline,
 }
 

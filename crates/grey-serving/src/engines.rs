@@ -47,10 +47,12 @@ impl Engines {
         }
     }
 
-    /// Starts a host for `kind` and opens the runtime in it.
-    pub(crate) async fn launch(&self, kind: EngineKind) -> Result<Host> {
+    /// Starts a host for `kind` that may read `folder` beside the runtime, and opens the runtime in it.
+    pub(crate) async fn launch(&self, kind: EngineKind, folder: Option<PathBuf>) -> Result<Host> {
         let found = self.find(kind).map_err(|e| Error::new(ErrorKind::LoadFailed, e.to_string()))?;
-        self.launcher
+        let mut launcher = self.launcher.clone();
+        launcher.limits.readable.extend(folder);
+        launcher
             .launch(kind, &found.library)
             .await
             .map_err(|e| Error::new(ErrorKind::LoadFailed, format!("cannot start a host for {kind}: {e}")))

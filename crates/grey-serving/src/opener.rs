@@ -42,7 +42,11 @@ pub(crate) struct Opener {
 impl Opener {
     /// Opens `artifact` with `kind` on `threads` threads.
     pub(crate) async fn open(&self, kind: EngineKind, artifact: Artifact, threads: u32) -> Result<Opened> {
-        let host = self.engines.launch(kind).await?;
+        let folder = match &artifact {
+            Artifact::File(_) => None,
+            Artifact::Folder { path, .. } => Some(path.clone()),
+        };
+        let host = self.engines.launch(kind, folder).await?;
         let loaded = match host.load(artifact, LoadOptions { threads }).await {
             Ok(l) => l,
             Err(e) => {

@@ -2,6 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
+use grey_core::ModelId;
 use serde_json::Value;
 use ureq::{Agent, Body, SendBody, http::Response};
 
@@ -9,13 +10,18 @@ use crate::failure::Failure;
 
 /// Longest wait for a connection: nodes are near.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for an answer once the request is sent: opening a large model takes minutes.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(900);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 
 /// Talks to one node.
+#[derive(Clone)]
 pub(crate) struct Client {
     agent: Agent,
     url: String,
+    /// The model that a verb is about, for hints.
+    model: Option<String>,
 }
 
 impl Client {
@@ -23,13 +29,27 @@ impl Client {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WAIT_MAX))
+            .timeout_recv_response(Some(ANSWER_WAIT_MAX))
             .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
             .build();
-        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned() }
+        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }
+    }
+
+    /// The same client, for a verb about `model`.
+    pub(crate) fn about(&self, model: &ModelId) -> Self {
+        Client { model: Some(model.to_string()), ..self.clone() }
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.answer(self.agent.get(self.at(path)).call())
+    }
+
+    /// The list that an answer holds under `key`.
+    pub(crate) fn list(&self, path: &str, key: &str) -> Result<Value, Failure> {
+        let mut answer = self.get(path)?;
+        answer.get_mut(key).filter(|v| v.is_array()).map(Value::take).ok_or_else(|| {
+            Failure::unexpected(format!("{}{path} answered without '{key}'; is it a Grey node?", self.url))
+        })
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<Value, Failure> {
@@ -82,7 +102,7 @@ impl Client {
         let message = message.unwrap_or_else(|| format!("{} answered {status}", self.url));
         let mut failure = Failure::refused(message);
         if status.as_u16() == 404
-            && let Some(hint) = self.did_you_mean(&failure.message)
+            && let Some(hint) = self.did_you_mean()
         {
             failure = failure.hint(hint);
         }
@@ -90,15 +110,19 @@ impl Client {
     }
 
     fn unreachable(&self, e: &ureq::Error) -> Failure {
+        if matches!(e, ureq::Error::BadUri(_) | ureq::Error::Http(_)) {
+            return Failure::usage(format!("'{}' is no address of a node: {e}", self.url))
+                .hint("an address looks like http://127.0.0.1:8000");
+        }
         Failure::unexpected(format!("cannot reach a node at {}: {e}", self.url))
             .hint("is a node running? start one with: grey serve")
             .hint("or name another one with --url or GREY_URL")
     }
 
     /// The registered model whose name is nearest to the one that is not there.
-    fn did_you_mean(&self, message: &str) -> Option<String> {
-        let asked = message.split('\'').nth(1)?;
-        let models = self.agent.get(self.at("/grey/v1/models")).call().ok()?.body_mut().read_json::<Value>().ok()?;
+    fn did_you_mean(&self) -> Option<String> {
+        let asked = self.model.as_deref()?;
+        let models = self.list("/grey/v1/models", "models").ok()?;
         let names = models.as_array()?.iter().filter_map(|m| m.get("id")?.as_str());
         let near = names.filter(|n| *n != asked).map(|n| (distance(asked, n), n)).min()?;
         (near.0 <= 1 + asked.len() / 3).then(|| format!("did you mean '{}'?", near.1))

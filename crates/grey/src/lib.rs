@@ -9,7 +9,7 @@ mod serve;
 mod table;
 mod verbs;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
 use clap::Parser as _;
 pub use grey_engine::HostCommand;
@@ -67,9 +67,8 @@ pub fn engine_host() -> u8 {
 }
 
 fn report(f: &Failure) -> u8 {
-    eprintln!("error: {}", f.message);
-    for hint in &f.hints {
-        eprintln!("hint: {hint}");
-    }
+    let hints: String = f.hints.iter().map(|h| format!("hint: {h}\n")).collect();
+    // Where standard error is closed, the exit code says it alone.
+    let _closed = write!(std::io::stderr(), "error: {}\n{hints}", f.message);
     f.exit
 }

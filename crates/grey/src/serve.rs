@@ -41,8 +41,8 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
                 .map_err(|e| Failure::refused(format!("{}: {}", path.display(), e.message())))?
         }
     };
-    if let Some(http) = args.http {
-        config.http = http.to_string();
+    if let Some(http) = &args.http {
+        config.http.clone_from(http);
     }
     config.insecure |= args.insecure;
     if args.onnxruntime_lib.is_some() {
@@ -50,7 +50,7 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
     }
     match args.isolation {
         Some(IsolationArg::Process) => config.isolation = config::Isolation::Process,
-        Some(IsolationArg::None) => config.isolation = config::Isolation::Inline,
+        Some(IsolationArg::Inline) => config.isolation = config::Isolation::Inline,
         None => {}
     }
     let data = args.data.clone().or_else(|| config.data.clone()).or_else(default_data).ok_or_else(|| {
@@ -89,19 +89,19 @@ async fn serve(config: NodeConfig, data: PathBuf, json: bool, context: HostConte
             config::Isolation::Process => Isolation::Process,
             config::Isolation::Inline => Isolation::Inline,
         },
-        limits: Limits { address_space_bytes: None, readable: vec![folder.store_path()] },
+        limits: Limits::default(),
         open: grey_engine::engines::open,
         load_timeout: LOAD_TIMEOUT_DEFAULT,
     };
     let engines =
         Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
     let serving = config.to_serving().map_err(refused)?;
-    let node = Node::start(serving, folder, engines).await.map_err(refused)?;
-    let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
-
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
+    let node = Node::start(serving, folder, engines).await.map_err(refused)?;
+    let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
+
     let url = format!("http://{}", server.local_addr());
     let folder = node.data_dir().display().to_string();
     if json {

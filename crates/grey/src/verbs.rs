@@ -60,7 +60,7 @@ pub(crate) fn model(client: &Client, verb: ModelVerb, json: bool) -> Result<(), 
             let mut query = vec![("file".to_owned(), name), ("load".to_owned(), (!no_load).to_string())];
             query.extend(version.map(|v| ("version".to_owned(), v.to_string())));
             query.extend(metadata.into_iter().map(|(k, v)| (format!("meta.{k}"), v)));
-            let added = client.upload(&format!("/grey/v1/models/{id}"), &query, &file)?;
+            let added = client.about(&id).upload(&format!("/grey/v1/models/{id}"), &query, &file)?;
             if json {
                 return print_json(&added);
             }
@@ -76,7 +76,7 @@ pub(crate) fn model(client: &Client, verb: ModelVerb, json: bool) -> Result<(), 
             print(&line)
         }
         ModelVerb::List => {
-            let models = client.get("/grey/v1/models")?;
+            let models = client.list("/grey/v1/models", "models")?;
             if json {
                 return print_json(&models);
             }
@@ -95,22 +95,22 @@ pub(crate) fn model(client: &Client, verb: ModelVerb, json: bool) -> Result<(), 
             print(&table(&["MODEL", "VERSION", "LABEL", "STATE", "REASON"], &rows))
         }
         ModelVerb::Show(m) => {
-            let shown = client.get(&path_of(&m))?;
+            let shown = client.about(&m.id).get(&path_of(&m))?;
             if json { print_json(&shown) } else { print(&details(&shown)) }
         }
         ModelVerb::Load(m) => {
-            let shown = client.post(&format!("{}/load", path_of(&m)), b"{}")?;
+            let shown = client.about(&m.id).post(&format!("{}/load", path_of(&m)), b"{}")?;
             if json {
                 return print_json(&shown);
             }
             print(&format!("{} version {} is {}\n", m.id, text(&shown, "version"), text(&shown, "state")))
         }
         ModelVerb::Unload(m) => {
-            let answer = client.post(&format!("{}/unload", path_of(&m)), b"{}")?;
+            let answer = client.about(&m.id).post(&format!("{}/unload", path_of(&m)), b"{}")?;
             if json { print_json(&answer) } else { print(&format!("{} is unloaded\n", named(&m))) }
         }
         ModelVerb::Remove(m) => {
-            let answer = client.delete(&path_of(&m))?;
+            let answer = client.about(&m.id).delete(&path_of(&m))?;
             if json { print_json(&answer) } else { print(&format!("{} is removed\n", named(&m))) }
         }
     }
@@ -167,19 +167,22 @@ fn details(m: &Value) -> String {
 pub(crate) fn infer(client: &Client, args: &InferArgs) -> Result<(), Failure> {
     let mut body = Vec::new();
     let read = if args.input.as_os_str() == "-" {
-        std::io::stdin().lock().take(BODY_BYTES_MAX).read_to_end(&mut body)
+        std::io::stdin().lock().take(BODY_BYTES_MAX + 1).read_to_end(&mut body)
     } else {
-        std::fs::File::open(&args.input).and_then(|f| f.take(BODY_BYTES_MAX).read_to_end(&mut body))
+        std::fs::File::open(&args.input).and_then(|f| f.take(BODY_BYTES_MAX + 1).read_to_end(&mut body))
     };
     read.map_err(|e| Failure::refused(format!("cannot read {}: {e}", args.input.display())))?;
+    if body.len() as u64 > BODY_BYTES_MAX {
+        return Err(Failure::refused(format!("{} is larger than {BODY_BYTES_MAX} bytes", args.input.display())));
+    }
     let version = args.version.as_ref().map_or_else(String::new, |v| format!("/versions/{v}"));
-    let answer = client.post(&format!("/v2/models/{}{version}/infer", args.model), &body)?;
+    let answer = client.about(&args.model).post(&format!("/v2/models/{}{version}/infer", args.model), &body)?;
     print_json(&answer)
 }
 
 /// `grey engine list`
 pub(crate) fn engines(client: &Client, json: bool) -> Result<(), Failure> {
-    let engines = client.get("/grey/v1/engines")?;
+    let engines = client.list("/grey/v1/engines", "engines")?;
     if json {
         return print_json(&engines);
     }

@@ -61,7 +61,7 @@ async fn suite(store: Arc<dyn ObjectStore>) {
     let (again, existed) = add(&c, "a", None, "first").await.unwrap();
     assert_eq!((again.version.as_str(), existed), ("1", true));
     assert_eq!(c.resolve(&reference("a", "")).await.unwrap().version.as_str(), "2");
-    assert_eq!(content(&c, &*c.resolve(&reference("a", "1")).await.unwrap()).await.unwrap(), b"first");
+    assert_eq!(content(&c, &c.resolve(&reference("a", "1")).await.unwrap()).await.unwrap(), b"first");
 
     // A named version is immutable.
     add(&c, "a", Some("beta"), "third").await.unwrap();

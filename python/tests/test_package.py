@@ -25,7 +25,7 @@ def test_the_wheel_is_typed_and_brings_the_command() -> None:
     assert script.value == "grey.__main__:main"
     # No other executable: hosts are this Python again.
     files = metadata.files("grey") or []
-    programs = [f for f in files if Path(str(f.locate())).parent == Path(sys.executable).parent]
+    programs = [p for f in files if (p := Path(str(f.locate())).resolve()).parent == Path(sys.executable).parent]
     assert [p.name for p in programs] == ["grey"]
 
 

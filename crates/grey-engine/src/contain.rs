@@ -90,11 +90,18 @@ fn set_limits(limits: &Limits) -> Result<(), rustix::io::Errno> {
     Ok(())
 }
 
-/// The folder of packages that a library belongs to, so that libraries of sibling packages that it
-/// links to (CUDA's, say) are found; else its own folder.
-fn library_root(library: &Path) -> Option<&Path> {
+/// What may be read so that a library opens: the folder of packages that it belongs to, so that
+/// libraries of sibling packages that it links to (CUDA's, say) are found; outside of such a folder
+/// the shared libraries beside it and nothing else, since that folder may be anybody's home.
+fn library_files(library: &Path) -> Vec<PathBuf> {
     let packages = |p: &&Path| p.file_name().is_some_and(|n| n == "site-packages" || n == "dist-packages");
-    library.ancestors().find(packages).or_else(|| library.parent())
+    if let Some(root) = library.ancestors().find(packages) {
+        return vec![root.to_owned()];
+    }
+    let shared = |name: &str| name.ends_with(".so") || name.contains(".so.");
+    let beside = library.parent().into_iter().flat_map(|d| std::fs::read_dir(d).into_iter().flatten().flatten());
+    let beside = beside.filter(|e| e.file_name().to_str().is_some_and(shared)).map(|e| e.path());
+    beside.chain([library.to_owned()]).collect()
 }
 
 fn restrict(limits: &Limits, library: &Path) -> Result<String, String> {
@@ -104,10 +111,10 @@ fn restrict(limits: &Limits, library: &Path) -> Result<String, String> {
     let real = std::fs::canonicalize(library).unwrap_or_else(|_| library.to_owned());
     let readable = SYSTEM_READ
         .iter()
-        .map(Path::new)
-        .chain(library_root(library))
-        .chain(library_root(&real))
-        .chain(limits.readable.iter().map(PathBuf::as_path));
+        .map(PathBuf::from)
+        .chain(library_files(library))
+        .chain(library_files(&real))
+        .chain(limits.readable.iter().cloned());
     let made = || -> Result<RestrictionStatus, landlock::RulesetError> {
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -116,7 +123,7 @@ fn restrict(limits: &Limits, library: &Path) -> Result<String, String> {
             .scope(Scope::from_all(abi))?
             .create()?;
         for path in readable {
-            if let Ok(fd) = PathFd::new(path) {
+            if let Ok(fd) = PathFd::new(&path) {
                 let access = if path.is_dir() { read } else { read & AccessFs::from_file(abi) };
                 rules = rules.add_rule(PathBeneath::new(fd, access))?;
             }
@@ -141,9 +148,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_of_a_wheel_s_library_is_its_packages() {
+    fn only_libraries_are_readable_beside_a_library_outside_a_wheel() {
         let in_wheel = Path::new("/v/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0");
-        assert_eq!(library_root(in_wheel), Some(Path::new("/v/lib/python3.11/site-packages")));
-        assert_eq!(library_root(Path::new("/opt/ort/libonnxruntime.so")), Some(Path::new("/opt/ort")));
+        assert_eq!(library_files(in_wheel), [Path::new("/v/lib/python3.11/site-packages")]);
+        let home = tempfile::tempdir().unwrap();
+        for name in ["libonnxruntime.so.1.32.0", "libother.so", "secret.txt", "a.sorry"] {
+            std::fs::write(home.path().join(name), b"").unwrap();
+        }
+        let mut files = library_files(&home.path().join("libonnxruntime.so.1.32.0"));
+        files.sort();
+        files.dedup();
+        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["libonnxruntime.so.1.32.0", "libother.so"]);
     }
 }

@@ -7,18 +7,21 @@ pub mod contain;
 pub mod discover;
 pub mod engine;
 pub mod engines;
+mod handle;
 mod host;
 mod launch;
+mod link;
 pub mod memory;
 pub mod protocol;
 pub mod supervise;
+mod watch;
 mod wire;
 
 pub use engine::{EngineInfo, EngineKind, LoadOptions};
+pub use handle::{Artifact, Hello, Host, HostError, LoadedModel, RunError};
 pub use host::{OpenEngine, host_main};
-pub use launch::{
-    Artifact, BatchInput, Hello, Host, HostCommand, HostError, HostExit, Isolation, Launcher, LoadedModel, RunError,
-    RunOutput, RunOutputs,
-};
+pub use launch::{HostCommand, Isolation, Launcher};
+pub use link::{BatchInput, RunOutput, RunOutputs};
 pub use memory::{SealedFile, SealedFileWriter};
 pub use protocol::ModelHandle;
+pub use watch::HostExit;

@@ -78,6 +78,17 @@ def test_integers_out_of_range_are_not_wrapped(node: GreyNode, datatype: str, va
     assert datatype in reply.error
 
 
+def test_inputs_must_have_as_many_rows(node: GreyNode) -> None:
+    one = {"name": "INPUT0", "datatype": "INT32", "shape": [1, 16], "data": [1] * 16}
+    two = {"name": "INPUT1", "datatype": "INT32", "shape": [2, 16], "data": [1] * 32}
+    reply = node.infer("simple", {"inputs": [one, two]})
+    assert reply.status == 400
+    assert "dimension 0 ('N') is 2, but it is 1 in input 'INPUT0'" in reply.error
+    missing = node.infer("simple", {"inputs": [one]})
+    assert missing.status == 400
+    assert "input 'INPUT1' for model 'simple' is missing" in missing.error
+
+
 def binary(header: dict[str, Any], data: bytes, length: int | None = None) -> tuple[bytes, dict[str, str]]:
     text = json.dumps(header).encode()
     return text + data, {"Inference-Header-Content-Length": str(len(text) if length is None else length)}

@@ -150,10 +150,15 @@ impl Model {
         let (reply, answer) = oneshot::channel();
         let accepted = clock::now();
         let admission = Admission { inputs, returned, tenant: request.tenant.clone(), deadline: request.deadline };
-        let ticket = self.queue.lock().submit(accepted, admission, reply)?;
+        let (ticket, rows) = {
+            let mut queue = self.queue.lock();
+            let submitted = queue.submit(accepted, admission, reply)?;
+            self.metrics.queue_rows.set(i64::from(queue.rows()));
+            submitted
+        };
         self.work.notify_one();
-        let withdraw = Withdraw { model: self, ticket, tenant: &request.tenant, accepted, done: false };
-        let answer = withdraw.wait(answer, request.deadline).await?;
+        let waiting = Waiting { model: self, ticket, rows, tenant: &request.tenant, accepted, counted: false };
+        let answer = waiting.wait(answer, request.deadline).await?;
         Ok(InferResponse {
             id: request.id,
             model: self.id.clone(),
@@ -394,23 +399,8 @@ impl Model {
                 (Err(error), exit)
             }
         };
-        let now = clock::now();
-        let now_ms = u64::try_from(clock::since_epoch().as_millis()).unwrap_or(u64::MAX);
         let mut queue = self.queue.lock();
-        queue.finish(now, &work, result, &self.signature, |done| {
-            let total = now.saturating_duration_since(done.accepted);
-            match done.outcome {
-                Ok((queued, times)) => {
-                    self.stats.lock().answered(now_ms, done.rows, total, queued, times);
-                    self.metrics.queue.observe(queued.as_secs_f64());
-                    self.metrics.finished(&done.tenant, Ok(total));
-                }
-                Err(kind) => {
-                    self.stats.lock().failed(now_ms, total);
-                    self.metrics.finished(&done.tenant, Err(kind));
-                }
-            }
-        });
+        queue.finish(clock::now(), &work, result, &self.signature);
         self.metrics.queue_rows.set(i64::from(queue.rows()));
         died
     }
@@ -444,45 +434,58 @@ impl Model {
     }
 }
 
-/// Takes a request back when its caller stops waiting.
-struct Withdraw<'a> {
+/// A request that somebody waits for: counted once, however it ends, and taken back if its caller
+/// stops waiting.
+struct Waiting<'a> {
     model: &'a Model,
     ticket: u64,
+    rows: u32,
     tenant: &'a Tenant,
     accepted: Instant,
-    done: bool,
+    counted: bool,
 }
 
-impl Withdraw<'_> {
+impl Waiting<'_> {
     async fn wait(mut self, answer: oneshot::Receiver<Result<Answer>>, deadline: Option<Instant>) -> Result<Answer> {
         let answered = match deadline {
             None => answer.await,
-            Some(at) => match tokio::time::timeout_at(at.into(), answer).await {
-                Ok(answered) => answered,
-                Err(_elapsed) => {
-                    self.count(ErrorKind::DeadlineExceeded);
-                    return Err(expired());
-                }
-            },
+            Some(at) => tokio::time::timeout_at(at.into(), answer).await.unwrap_or_else(|_elapsed| {
+                self.model.withdraw(self.ticket);
+                Ok(Err(expired()))
+            }),
         };
-        self.done = true;
-        answered.unwrap_or_else(|_| Err(Error::internal("the request was dropped without an answer")))
+        let answered = answered.unwrap_or_else(|_| Err(Error::internal("the request was dropped without an answer")));
+        match &answered {
+            Ok(answer) => self.count(Ok(answer)),
+            Err(e) => self.count(Err(e.kind())),
+        }
+        answered
     }
 
-    fn count(&mut self, kind: ErrorKind) {
-        self.done = true;
-        self.model.withdraw(self.ticket);
+    fn count(&mut self, outcome: std::result::Result<&Answer, ErrorKind>) {
+        self.counted = true;
         let total = clock::now().saturating_duration_since(self.accepted);
         let now_ms = u64::try_from(clock::since_epoch().as_millis()).unwrap_or(u64::MAX);
-        self.model.stats.lock().failed(now_ms, total);
-        self.model.metrics.finished(self.tenant, Err(kind));
+        let (stats, metrics) = (&self.model.stats, &self.model.metrics);
+        match outcome {
+            Ok(a) => {
+                stats.lock().answered(now_ms, self.rows, total, a.queue_time, a.times);
+                metrics.queue.observe(a.queue_time.as_secs_f64());
+                metrics.finished(self.tenant, Ok(total));
+            }
+            Err(kind) => {
+                stats.lock().failed(now_ms, total);
+                metrics.finished(self.tenant, Err(kind));
+            }
+        }
     }
 }
 
-impl Drop for Withdraw<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            self.count(ErrorKind::Cancelled);
+        if !self.counted {
+            self.model.withdraw(self.ticket);
+            self.count(Err(ErrorKind::Cancelled));
         }
     }
 }

@@ -273,14 +273,7 @@ impl Node {
             let e = Error::not_found(format!("model '{id}' version '{v}' was removed"));
             self.close(id, v, &e).await;
             self.0.wanted.set(id, v, None)?;
-            let mut slots = self.0.slots.write();
-            if let Some(versions) = slots.get_mut(id) {
-                versions.remove(v);
-                if versions.is_empty() {
-                    slots.remove(id);
-                }
-            }
-            drop(slots);
+            self.forget_slot(id, v);
             self.0.metrics.forget(id, v);
             tracing::info!(model = %id, version = %v, "removed");
         }
@@ -418,6 +411,16 @@ impl Node {
         self.0.slots.read().get(id)?.get(version).cloned()
     }
 
+    fn forget_slot(&self, id: &ModelId, version: &Version) {
+        let mut slots = self.0.slots.write();
+        if let Some(versions) = slots.get_mut(id) {
+            versions.remove(version);
+            if versions.is_empty() {
+                slots.remove(id);
+            }
+        }
+    }
+
     fn slot_or_new(&self, id: &ModelId, version: &Version) -> Arc<Slot> {
         let mut slots = self.0.slots.write();
         let slot = slots.entry(id.clone()).or_default().entry(version.clone()).or_insert_with(|| {
@@ -446,6 +449,14 @@ impl Node {
     async fn load_now(&self, manifest: &Arc<Manifest>, operator: bool, opened: Option<Opened>) -> Result<Arc<Model>> {
         let slot = self.slot_or_new(&manifest.id, &manifest.version);
         let _changing = slot.changing.lock().await;
+        // Removed while this waited for its turn: a host started now would serve nobody.
+        if let Err(e) = self.0.catalog.resolve(&exact(&manifest.id, &manifest.version)).await {
+            self.forget_slot(&manifest.id, &manifest.version);
+            if let Some(o) = opened {
+                o.host.unload().await;
+            }
+            return Err(e);
+        }
         {
             let mut state = slot.state.lock();
             match &*state {

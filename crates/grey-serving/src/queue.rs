@@ -68,7 +68,6 @@ struct Pending {
     /// In the signature's order.
     inputs: Vec<Tensor>,
     key: u64,
-    tenant: Tenant,
     tenant_id: u64,
     /// Positions of the outputs to return, in the order asked for.
     returned: Vec<usize>,
@@ -131,13 +130,14 @@ impl Queue {
         }
     }
 
-    /// Accepts a request whose inputs have been checked against the signature.
+    /// Accepts a request whose inputs have been checked against the signature; returns its ticket
+    /// and its rows.
     pub(crate) fn submit(
         &mut self,
         now: Instant,
         admission: Admission,
         reply: oneshot::Sender<Result<Answer>>,
-    ) -> Result<u64> {
+    ) -> Result<(u64, u32)> {
         if let Some(e) = &self.closed {
             return Err(e.clone());
         }
@@ -152,12 +152,12 @@ impl Queue {
             self.tenants.release(tenant_id);
             return Err(refusal(rejected));
         }
-        let Admission { inputs, returned, tenant, deadline: _ } = admission;
+        let Admission { inputs, returned, .. } = admission;
         self.pending.insert(
             ticket,
-            Pending { inputs, key, tenant, tenant_id, returned, reply, accepted: now, started: None, runs: Vec::new() },
+            Pending { inputs, key, tenant_id, returned, reply, accepted: now, started: None, runs: Vec::new() },
         );
-        Ok(ticket)
+        Ok((ticket, rows))
     }
 
     /// Whether a batch is due.
@@ -203,15 +203,13 @@ impl Queue {
         Some(Work { batch, inputs, wanted, batched: self.enabled })
     }
 
-    /// A run ended: answers every request that is complete. Calls `done` for each answered one
-    /// with its rows, tenant and outcome.
+    /// A run ended: answers every request that is complete.
     pub(crate) fn finish(
         &mut self,
         now: Instant,
         work: &Work,
         result: std::result::Result<RunOutputs, Error>,
         signature: &Signature,
-        mut done: impl FnMut(Done),
     ) {
         let result = result.and_then(|out| {
             let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
@@ -244,15 +242,6 @@ impl Queue {
                 Ok(_) => Err(Error::internal("an earlier part of the request failed")),
                 Err(e) => Err(e.clone()),
             };
-            done(Done {
-                tenant: p.tenant.clone(),
-                rows: if self.rowwise { rows_of(&p.inputs).unwrap_or(1) } else { 1 },
-                accepted: p.accepted,
-                outcome: match &answer {
-                    Ok(a) => Ok((a.queue_time, a.times)),
-                    Err(e) => Err(e.kind()),
-                },
-            });
             self.end(ticket, answer);
         }
     }
@@ -319,14 +308,6 @@ impl Queue {
         wanted.sort_unstable();
         self.keys.intern(&RunKey { shapes, wanted })
     }
-}
-
-/// One request that was answered, for counting.
-pub(crate) struct Done {
-    pub(crate) tenant: Tenant,
-    pub(crate) rows: u32,
-    pub(crate) accepted: Instant,
-    pub(crate) outcome: std::result::Result<(std::time::Duration, RunTimes), ErrorKind>,
 }
 
 fn rows_of(inputs: &[Tensor]) -> Result<u32> {

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, RwLock};
 
 use crate::{
+    data_folder::is_temporary,
     hash::{FilePath, ModelHash, Sha256Hash},
     manifest::{DOCUMENT_BYTES_MAX, FORMAT, Index, IndexEntry, LATEST, Manifest, ModelFile, parse},
 };
@@ -24,6 +25,8 @@ use crate::{
 const FILES_MAX: usize = 10_000;
 /// Digits of an index entry's name, so that names sort as numbers do.
 const SEQUENCE_DIGITS: usize = 12;
+/// Random bytes in an upload's name: no two are ever the same.
+const UPLOAD_NAME_BYTES: usize = 16;
 /// Uploads to a store that may be under way at once for one file.
 const PARTS_IN_FLIGHT_MAX: usize = 4;
 
@@ -42,7 +45,7 @@ struct Inner {
     /// Held while an index entry is made.
     writing: Mutex<()>,
     /// Names of uploads of this process, so that a sweep leaves them alone.
-    uploads: std::sync::Mutex<(u64, HashSet<String>)>,
+    uploads: std::sync::Mutex<HashSet<String>>,
 }
 
 /// What the node knows of a version when its files are there.
@@ -72,8 +75,11 @@ fn upload_path(id: &ModelId, upload: &str) -> StorePath {
     StorePath::from_iter(["models", id.as_str(), "files", upload])
 }
 
-fn file_path(id: &ModelId, upload: &str, file: &FilePath) -> StorePath {
-    file.as_str().split('/').fold(upload_path(id, upload), |path, part| path.join(part))
+/// The file's own name, unescaped: engines open the files of a version by the names that the model
+/// gives them. A [`FilePath`] has no part that a store path refuses.
+fn file_path(id: &ModelId, upload: &str, file: &FilePath) -> Result<StorePath> {
+    let path = format!("{}/{file}", upload_path(id, upload));
+    StorePath::parse(&path).map_err(|e| Error::invalid(format!("no store keeps a file named '{file}': {e}")))
 }
 
 fn store_error(what: &str, path: &StorePath, e: &object_store::Error) -> Error {
@@ -157,8 +163,18 @@ impl Catalog {
         file: &ModelFile,
         out: &mut (dyn Write + Send),
     ) -> Result<()> {
-        let path = file_path(id, upload, &file.path);
+        let path = file_path(id, upload, &file.path)?;
+        // Never more than the manifest says: `out` may be memory, and a changed file have any size.
+        let grown = |found: u64| {
+            let m = format!(
+                "file '{}' of model '{id}' was changed: the manifest says SHA-256 {} and {} bytes, the registry holds \
+                 {found} bytes",
+                file.path, file.sha256, file.size
+            );
+            Error::new(ErrorKind::LoadFailed, m)
+        };
         let mut bytes = match self.0.store.get(&path).await {
+            Ok(r) if r.meta.size > file.size => return Err(grown(r.meta.size)),
             Ok(r) => r.into_stream(),
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(Error::new(
@@ -170,8 +186,11 @@ impl Catalog {
         };
         let (mut hash, mut size) = (Sha256::new(), 0u64);
         while let Some(chunk) = bytes.try_next().await.map_err(|e| store_error("read", &path, &e))? {
-            hash.update(&chunk);
             size += chunk.len() as u64;
+            if size > file.size {
+                return Err(grown(size));
+            }
+            hash.update(&chunk);
             out.write_all(&chunk)
                 .map_err(|e| Error::internal(format!("cannot hold file '{}' of model '{id}': {e}", file.path)))?;
         }
@@ -196,25 +215,27 @@ impl Catalog {
 
     /// Begins to add a version: the next integer if none is named.
     pub async fn begin_add(&self, id: ModelId, version: Option<Version>) -> Result<AddSession> {
+        // Straight from the map: a model whose versions are all removed has names that are used up.
         if let Some(v) = &version
-            && let Ok(index) = self.index(&id).await
+            && let Some(index) = self.0.models.read().await.get(&id)
             && index.entry.removed.contains(v)
         {
             return Err(removed(&id, v));
         }
-        let upload = {
-            let mut uploads = self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            uploads.0 += 1;
-            // Unique in this store: time, process and a counter. Nothing else hangs on the name.
-            let name = format!("{:012x}-{:08x}-{:06x}", (self.0.now)(), std::process::id(), uploads.0);
-            uploads.1.insert(name.clone());
-            name
-        };
+        // Random, not made of clock, process and counter: clocks are set back, and in a container
+        // every process has the same id. Two uploads of one name would write over each other.
+        let upload = upload_name()?;
+        self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(upload.clone());
         Ok(AddSession { catalog: self.clone(), id, version, upload, files: Vec::new(), committed: false })
     }
 
     /// Removes a version, or all. The tombstone goes first, so that no request finds half of it.
     pub async fn remove(&self, id: &ModelId, version: Option<&Version>) -> Result<Vec<Version>> {
+        let (catalog, id, version) = (self.clone(), id.clone(), version.cloned());
+        to_the_end(async move { catalog.remove_now(&id, version.as_ref()).await }).await
+    }
+
+    async fn remove_now(&self, id: &ModelId, version: Option<&Version>) -> Result<Vec<Version>> {
         let _writing = self.0.writing.lock().await;
         let index = self.index(id).await?;
         let gone: Vec<Version> = match version {
@@ -259,6 +280,9 @@ impl Catalog {
         let Some(newest) = entries.iter().filter_map(|m| number(&m.location)).max() else { return Ok(None) };
         let path = entry_path(id, newest);
         let entry: IndexEntry = parse(&format!("registry: {path}"), &self.read_document(&path).await?)?;
+        if let Some(wrong) = entry.contradiction(newest) {
+            return Err(contradicts(&path, &wrong));
+        }
         let mut manifests = BTreeMap::new();
         for (version, hash) in &entry.versions {
             let path = manifest_path(id, version);
@@ -272,6 +296,9 @@ impl Catalog {
                     ),
                 ));
             }
+            if let Some(wrong) = m.contradiction() {
+                return Err(contradicts(&path, &wrong));
+            }
             manifests.insert(version.clone(), Arc::new(m));
         }
         Ok(Some(Index { entry, manifests }))
@@ -280,14 +307,23 @@ impl Catalog {
     /// Makes an index entry; the caller holds `writing`.
     async fn write_entry(&self, id: &ModelId, index: &Index) -> Result<()> {
         let path = entry_path(id, index.entry.sequence);
-        self.create(&path, &index.entry).await?.then_some(()).ok_or_else(|| {
-            Error::new(
+        let made = self.create(&path, &index.entry).await;
+        // An error does not say that nothing was written: the answer alone may have been lost.
+        if !matches!(made, Ok(true)) && !self.is_there(&path, &index.entry).await {
+            made?;
+            return Err(Error::new(
                 ErrorKind::FailedPrecondition,
                 format!("registry: another node wrote {path} first; only one node may write to a registry"),
-            )
-        })?;
+            ));
+        }
         self.0.models.write().await.insert(id.clone(), Arc::new(index.clone()));
         Ok(())
+    }
+
+    /// Whether this very entry is in the store.
+    async fn is_there(&self, path: &StorePath, entry: &IndexEntry) -> bool {
+        let found = self.read_document(path).await.and_then(|text| parse::<IndexEntry>(path.as_ref(), &text));
+        found.is_ok_and(|found| found == *entry)
     }
 
     /// Creates a document; `false` if one of this name is there.
@@ -305,7 +341,7 @@ impl Catalog {
     /// Deletes files and manifests that the index does not list. Failures are logged: what is left
     /// is invisible and is tried again at the next start.
     async fn sweep(&self, id: &ModelId, index: Option<&Index>) {
-        let uploading = self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).1.clone();
+        let uploading = self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         let kept: HashSet<&str> = index.iter().flat_map(|i| i.manifests.values()).map(|m| m.upload.as_str()).collect();
         let root = model_path(id);
         let objects: Vec<StorePath> = match self.0.store.list(Some(&root)).map_ok(|m| m.location).try_collect().await {
@@ -329,6 +365,24 @@ impl Catalog {
             }
         }
     }
+}
+
+fn upload_name() -> Result<String> {
+    let mut bytes = [0u8; UPLOAD_NAME_BYTES];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::internal(format!("the system gives no random bytes: {e}")))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Runs a change to its end, even if whoever asked for it goes away: the store finishes a write
+/// that was begun, so a change that stops beside it would not know what is registered.
+async fn to_the_end<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let done = tokio::spawn(change).await;
+    done.unwrap_or_else(|e| Err(Error::internal(format!("a change of the registry did not end: {e}"))))
+}
+
+fn contradicts(path: &StorePath, wrong: &str) -> Error {
+    Error::new(ErrorKind::FailedPrecondition, format!("registry: {path} contradicts itself: {wrong}"))
 }
 
 fn removed(id: &ModelId, v: &Version) -> Error {
@@ -361,7 +415,19 @@ impl AddSession {
         if self.files.len() == FILES_MAX {
             return Err(Error::new(ErrorKind::TooLarge, format!("a version has at most {FILES_MAX} files")));
         }
-        let at = file_path(&self.id, &self.upload, &path);
+        let name = path.as_str().rsplit('/').next().unwrap_or_default();
+        if is_temporary(name) {
+            let m = format!("invalid file name '{path}': names that end in '#' and digits are the local store's own");
+            return Err(Error::invalid(m));
+        }
+        let below =
+            |a: &FilePath, b: &FilePath| a.as_str().strip_prefix(b.as_str()).is_some_and(|r| r.starts_with('/'));
+        if let Some(other) = self.files.iter().map(|f| &f.path).find(|f| below(f, &path) || below(&path, f)) {
+            return Err(Error::invalid(format!(
+                "'{path}' and '{other}' cannot both be files: one is the other's folder"
+            )));
+        }
+        let at = file_path(&self.id, &self.upload, &path)?;
         let failed = |e: object_store::Error| store_error("write", &at, &e);
         let upload = self.catalog.0.store.put_multipart(&at).await.map_err(failed)?;
         let mut writer = WriteMultipart::new(upload);
@@ -441,7 +507,11 @@ impl AddSession {
     }
 
     /// Makes the version visible and the latest.
-    pub async fn commit(mut self, draft: Draft) -> Result<Arc<Manifest>> {
+    pub async fn commit(self, draft: Draft) -> Result<Arc<Manifest>> {
+        to_the_end(self.commit_now(draft)).await
+    }
+
+    async fn commit_now(mut self, draft: Draft) -> Result<Arc<Manifest>> {
         let catalog = self.catalog.clone();
         let _writing = catalog.0.writing.lock().await;
         // Somebody may have added the same meanwhile.
@@ -454,8 +524,22 @@ impl AddSession {
         let version = match self.version.clone() {
             Some(v) if entry.removed.contains(&v) => return Err(removed(&self.id, &v)),
             Some(v) => v,
-            None => Version::new(entry.next_integer().to_string())?,
+            None => {
+                let next = entry.next_integer().ok_or_else(|| {
+                    let m = format!(
+                        "model '{}' has version {}, no integer is above it: name the version",
+                        self.id,
+                        u64::MAX
+                    );
+                    Error::new(ErrorKind::FailedPrecondition, m)
+                })?;
+                Version::new(next.to_string())?
+            }
         };
+        // What is listed is immutable, whatever led here.
+        if entry.versions.contains_key(&version) {
+            return Err(Error::internal(format!("version '{version}' of model '{}' exists", self.id)));
+        }
         let manifest = Manifest {
             format: FORMAT,
             id: self.id.clone(),
@@ -482,8 +566,9 @@ impl AddSession {
         let manifest = Arc::new(manifest);
         let mut manifests = before.map(|i| i.manifests.clone()).unwrap_or_default();
         manifests.insert(version, manifest.clone());
-        catalog.write_entry(&self.id, &Index { entry, manifests }).await?;
+        // From here on the files may be listed: what an error leaves behind is swept at a start.
         self.committed = true;
+        catalog.write_entry(&self.id, &Index { entry, manifests }).await?;
         Ok(manifest)
     }
 }
@@ -491,7 +576,7 @@ impl AddSession {
 impl Drop for AddSession {
     fn drop(&mut self) {
         let mut uploads = self.catalog.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        uploads.1.remove(&self.upload);
+        uploads.remove(&self.upload);
         drop(uploads);
         if self.committed || self.files.is_empty() {
             return;
@@ -502,9 +587,11 @@ impl Drop for AddSession {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 for f in files {
-                    let path = file_path(&id, &upload, &f.path);
-                    if let Err(e) = catalog.0.store.delete(&path).await {
-                        tracing::warn!("{}", store_error("delete", &path, &e));
+                    let Ok(path) = file_path(&id, &upload, &f.path) else { continue };
+                    match catalog.0.store.delete(&path).await {
+                        // A sweep was quicker.
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                        Err(e) => tracing::warn!("{}", store_error("delete", &path, &e)),
                     }
                 }
             });

@@ -13,12 +13,24 @@ use rustix::fs::{FlockOperation, flock};
 
 /// Format of the folder that this build makes.
 const FORMAT: &str = "1";
+/// Bytes of the format file that are looked at: more than any format has.
+const FORMAT_BYTES_MAX: u64 = 20;
 
 /// A data folder, locked for as long as this value lives.
 #[derive(Debug)]
 pub struct DataFolder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataFolder {
+    /// Unlocks in so many words: a process that is just being forked holds a copy of the descriptor
+    /// until it executes its program, and closing ours alone would leave the folder locked till then.
+    fn drop(&mut self) {
+        if let Err(e) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!("cannot unlock the data folder {}: {e}", self.path.display());
+        }
+    }
 }
 
 fn failed(what: &str, path: &Path, e: &dyn std::fmt::Display) -> Error {
@@ -31,24 +43,21 @@ impl DataFolder {
         let path = std::path::absolute(path).map_err(|e| failed("find", path, &e))?;
         std::fs::create_dir_all(path.join("registry")).map_err(|e| failed("make the data folder", &path, &e))?;
         let lock = lock(&path)?;
-        // Nobody else is here: whatever is half-written was interrupted.
-        sweep_half_written(&path.join("registry"), 0).map_err(|e| failed("clean", &path.join("registry"), &e))?;
+        // Before anything in it is touched: a newer Grey may keep what this one takes for leftovers.
         let format = path.join("format");
-        match std::fs::read_to_string(&format) {
-            Ok(found) if found.trim() == FORMAT => {}
-            Ok(found) => {
-                let found: String = found.trim().chars().take(20).collect();
+        match read_format(&format).map_err(|e| failed("read", &format, &e))? {
+            Some(found) if found == FORMAT => {}
+            Some(found) => {
                 return Err(Error::new(
                     ErrorKind::FailedPrecondition,
                     format!("the data folder {} has format '{found}'; this Grey reads up to {FORMAT}", path.display()),
                 ));
             }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::write(&format, format!("{FORMAT}\n")).map_err(|e| failed("write", &format, &e))?;
-            }
-            Err(e) => return Err(failed("read", &format, &e)),
+            None => write_format(&path, &format).map_err(|e| failed("write", &format, &e))?,
         }
-        Ok(DataFolder { path, _lock: lock })
+        // Nobody else is here: whatever is half-written was interrupted.
+        sweep_half_written(&path.join("registry"), 0).map_err(|e| failed("clean", &path.join("registry"), &e))?;
+        Ok(DataFolder { path, lock })
     }
 
     /// Where it is, absolute.
@@ -65,26 +74,56 @@ impl DataFolder {
     pub fn store(&self) -> Result<Arc<LocalFileSystem>> {
         let path = self.store_path();
         let store = LocalFileSystem::new_with_prefix(&path).map_err(|e| failed("open the registry", &path, &e))?;
-        Ok(Arc::new(store.with_automatic_cleanup(true)))
+        // A registered version survives the loss of power: the store syncs each file and the folders
+        // that name it before a write returns, and the index entry is written last.
+        Ok(Arc::new(store.with_automatic_cleanup(true).with_fsync(true)))
     }
+}
+
+/// What the format file says, its beginning at most; `None` if there is none yet, or an empty one,
+/// which a node that ended as it made the folder could leave.
+fn read_format(path: &Path) -> std::io::Result<Option<String>> {
+    let file = match File::open(path) {
+        Ok(f) => f,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    file.take(FORMAT_BYTES_MAX).read_to_end(&mut found)?;
+    let found = String::from_utf8_lossy(&found).trim().escape_default().to_string();
+    Ok((!found.is_empty()).then_some(found))
+}
+
+/// Writes the format file whole or not at all, and syncs it with the folders beside it.
+fn write_format(folder: &Path, path: &Path) -> std::io::Result<()> {
+    let new = folder.join("format.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{FORMAT}")?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    File::open(folder)?.sync_all()
 }
 
 /// Deepest folder that is looked into; a file's path has at most half as many parts.
 const DEPTH_MAX: usize = 600;
 
-/// Deletes the temporary files of interrupted uploads, which the local store names `NAME#NUMBER`
-/// (its keys never hold a `#`) and never lists.
+/// Whether a file's name is one that the local store gives its temporary files: `NAME#NUMBER`.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Deletes the temporary files of interrupted uploads, which the local store never lists. No file
+/// of a version has such a name: they are refused as they come in.
 fn sweep_half_written(folder: &Path, depth: usize) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let half = name.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
         if entry.file_type()?.is_dir() {
             if depth < DEPTH_MAX {
                 sweep_half_written(&entry.path(), depth + 1)?;
             }
-        } else if half {
+        } else if is_temporary(&name) {
             std::fs::remove_file(entry.path())?;
         }
     }
@@ -95,7 +134,10 @@ fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let mut file = open.map_err(|e| failed("open", &path, &e))?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if e != rustix::io::Errno::WOULDBLOCK {
+            return Err(failed("lock", &path, &e));
+        }
         let mut holder = String::new();
         // Only for the message: without it the message says less.
         let _unreadable = file.read_to_string(&mut holder);

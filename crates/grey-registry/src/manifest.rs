@@ -52,6 +52,24 @@ pub struct Manifest {
     pub created: u64,
 }
 
+impl Manifest {
+    /// What is wrong with it, if anything is: the version's hash is what proofs state, so it must be
+    /// that of the very files that are checked when they are read.
+    pub(crate) fn contradiction(&self) -> Option<String> {
+        let in_order = self.files.is_sorted_by(|a, b| a.path.as_str().as_bytes() < b.path.as_str().as_bytes());
+        if !in_order {
+            return Some("its files are not in byte order of their paths, each once".to_owned());
+        }
+        match ModelHash::of(self.files.iter().map(|f| (&f.path, f.sha256))) {
+            None => Some("it has no files".to_owned()),
+            Some(hash) if hash != self.model_hash => {
+                Some(format!("its model_hash is {}, but that of its files is {hash}", self.model_hash))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
 /// One entry of a model's index: the whole state after one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +95,7 @@ impl IndexEntry {
     pub(crate) fn next(previous: Option<&IndexEntry>, time: u64, action: String) -> IndexEntry {
         IndexEntry {
             format: FORMAT,
-            sequence: previous.map_or(1, |p| p.sequence + 1),
+            sequence: previous.map_or(1, |p| p.sequence.saturating_add(1)),
             time,
             action,
             versions: previous.map(|p| p.versions.clone()).unwrap_or_default(),
@@ -86,10 +104,26 @@ impl IndexEntry {
         }
     }
 
-    /// The least integer above all integers ever used as a version.
-    pub(crate) fn next_integer(&self) -> u64 {
+    /// The least integer above all integers ever used as a version; `None` above the largest.
+    pub(crate) fn next_integer(&self) -> Option<u64> {
         let used = self.versions.keys().chain(&self.removed).filter_map(Version::number);
-        used.max().unwrap_or(0).saturating_add(1)
+        used.max().unwrap_or(0).checked_add(1)
+    }
+
+    /// What is wrong with an entry read as number `sequence`, if anything is: serde checks the parts,
+    /// this checks that they agree.
+    pub(crate) fn contradiction(&self, sequence: u64) -> Option<String> {
+        if self.sequence != sequence {
+            return Some(format!("it says that it is entry {}", self.sequence));
+        }
+        if let Some(v) = self.versions.keys().find(|v| self.removed.contains(v)) {
+            return Some(format!("version '{v}' both exists and was removed"));
+        }
+        if let Some((label, v)) = self.labels.iter().find(|(_, v)| !self.versions.contains_key(v)) {
+            return Some(format!("label '{label}' means version '{v}', which does not exist"));
+        }
+        let no_latest = !self.versions.is_empty() && !self.labels.contains_key(LATEST);
+        no_latest.then(|| format!("there are versions, and none is '{LATEST}'"))
     }
 
     /// Points `latest` at the highest remaining version if it points at none: integers by value,
@@ -171,7 +205,7 @@ mod tests {
             e.versions.insert(v(name), hash);
         }
         e.removed.insert(v("12"));
-        assert_eq!(e.next_integer(), 13);
+        assert_eq!(e.next_integer(), Some(13));
         e.settle_latest();
         assert_eq!(e.labels[LATEST], v("10"));
         e.versions.remove(&v("10"));

@@ -198,7 +198,8 @@ impl Node {
     }
 
     /// Registers a model from a stream of its file's bytes and loads it unless told not to.
-    /// Dropping the future, or an error of the stream, leaves no trace.
+    /// Dropping the future, or an error of the stream, leaves no trace before the version is
+    /// registered; from then on it is registered, and perhaps not loaded.
     pub async fn add<S>(&self, request: AddRequest, body: S) -> Result<Added>
     where
         S: Stream<Item = Result<Bytes>> + Send + Unpin,

@@ -385,9 +385,8 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Runs in a child: adds versions until it is killed, and says which are registered.
+/// In a child that is told a folder: adds versions until it is killed, and says which are registered.
 #[test]
-#[ignore = "the child of kill_9_at_any_point"]
 fn child_adds_until_killed() {
     let Ok(folder) = std::env::var(CHILD_FOLDER) else { return };
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
@@ -419,7 +418,7 @@ async fn kill_9_at_any_point() {
     let mut said = BTreeSet::new();
     for round in 0..8u64 {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_adds_until_killed", "--ignored", "--nocapture"])
+            .args(["--exact", "child_adds_until_killed", "--nocapture"])
             .env(CHILD_FOLDER, dir.path())
             .stdout(Stdio::piped())
             .spawn()

@@ -90,7 +90,7 @@ pub struct LoadedModel {
     pub handle: ModelHandle,
     /// What it takes and gives.
     pub signature: Signature,
-    /// Private memory of its host, bytes.
+    /// Memory that its host alone has written, bytes.
     pub memory_bytes: u64,
 }
 

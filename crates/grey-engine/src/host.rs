@@ -266,11 +266,12 @@ impl OutputSink for SegmentSink<'_> {
     }
 }
 
-/// Private memory of this process in bytes; 0 where the kernel does not tell.
+/// Memory that this process alone has written, in bytes; 0 where the kernel does not tell. (Clean
+/// pages of libraries are not counted: the same host has them or not, depending on its siblings.)
 fn private_memory() -> u64 {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
     text.lines()
-        .filter(|l| l.starts_with("Private_"))
+        .filter(|l| l.starts_with("Private_Dirty:"))
         .filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok())
         .sum::<u64>()
         .saturating_mul(1024)

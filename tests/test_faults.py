@@ -248,6 +248,33 @@ def test_drain_finishes_what_is_queued(start: Any, models: Path) -> None:
     assert not any(alive(p) for p in pids)
 
 
+def test_a_host_that_ends_in_the_probe_says_nothing_of_its_model(start: Any, models: Path) -> None:
+    node = start()
+    node.add("slow", models / "slow.onnx", probed=False)
+    assert "being probed" in node.show("slow")["batching"]["reason"]
+    os.kill(node.host_pids("slow")[0], signal.SIGKILL)
+    reason = wait_until(
+        lambda: "being probed" not in (r := node.show("slow")["batching"]["reason"]) and r, "the probe to end"
+    )
+    assert "the host ended during the probe" in reason
+    node.cli("model", "unload", "slow")
+    node.cli("model", "load", "slow")
+    wait_until(lambda: node.show("slow")["batching"]["enabled"], "the next load to probe again")
+
+
+def test_a_probe_that_takes_too_long_leaves_the_host_alone(start: Any, models: Path) -> None:
+    node = start()
+    node.add("slower", models / "slower.onnx", probed=False)
+    before = node.host_pids("slower")
+    reason = wait_until(
+        lambda: "being probed" not in (r := node.show("slower")["batching"]["reason"]) and r, "the probe to end"
+    )
+    assert "took more than 5s" in reason
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [3]}
+    assert node.infer("slower", {"inputs": [x]}).json["outputs"][0]["data"] == [3]
+    assert node.host_pids("slower") == before
+
+
 @pytest.mark.parametrize("name", ["softmax_over_rows", "time_major"])
 def test_models_that_mix_rows_are_served_one_by_one(start: Any, models: Path, name: str) -> None:
     node = start()

@@ -164,6 +164,29 @@ def spin() -> onnx.ModelProto:
     )
 
 
+def slow(times: int) -> onnx.ModelProto:
+    """Multiplies by 1 so often: rows that do not mix, in runs that take a while."""
+    body = h.make_graph(
+        [
+            h.make_node("Identity", ["keep"], ["keep_out"]),
+            h.make_node("Mul", ["acc", "one"], ["acc_out"]),
+        ],
+        "body",
+        [value("i", T.INT64, []), value("keep", T.BOOL, []), value("acc", T.FLOAT, ["N", 1])],
+        [value("keep_out", T.BOOL, []), value("acc_out", T.FLOAT, ["N", 1])],
+    )
+    return model(
+        [h.make_node("Loop", ["times", "true", "x"], ["y"], body=body)],
+        [value("x", T.FLOAT, ["N", 1])],
+        [value("y", T.FLOAT, ["N", 1])],
+        [
+            constant("times", np.array(times, np.int64)),
+            constant("true", np.array(True)),
+            constant("one", np.array(1, np.float32)),
+        ],
+    )
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     models = {
@@ -177,6 +200,8 @@ def main(folder: Path) -> None:
         "scalar": scalar(),
         "sequence": sequence(),
         "spin": spin(),
+        "slow": slow(40_000),
+        "slower": slow(800_000),
     } | {f"identity_{name.lower()}": identity(kind, ["N", 2]) for name, kind in DTYPES.items()}
     for name, made in models.items():
         (folder / f"{name}.onnx").write_bytes(made.SerializeToString(deterministic=True))

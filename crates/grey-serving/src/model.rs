@@ -361,6 +361,7 @@ impl Model {
             let permit = tokio::select! {
                 p = permits.acquire(self.permit_key, self.threads) => p,
                 exit = opened.host.exited() => return Ended::Died(exit),
+                () = closed(phase) => return Ended::Closed,
             };
             let Some(work) = self.queue.lock().take(clock::now()) else { continue };
             // More may wait than this batch holds: another idle instance can take it.

@@ -36,8 +36,9 @@ use crate::{
     wanted::{Want, WantedSet},
 };
 
-/// Longest probe of a model, behind its first answers (the design, §5).
-const PROBE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Most time that a probe's runs may take together, behind a model's first answers (the design,
+/// §5). Waiting for permits is not counted: a busy machine must not decide how a model is served.
+const PROBE_RUN_TIME_MAX: Duration = Duration::from_secs(5);
 /// A model that failed to load is not tried again by requests for this long.
 const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// How often a drain looks whether all requests are answered.
@@ -151,7 +152,11 @@ impl Node {
                 continue;
             }
             let outcome = match self.0.catalog.resolve(&exact(&id, &version)).await {
-                Ok(manifest) => self.loaded(&manifest, true).await.map(|_| ()),
+                Ok(manifest) => match self.loaded(&manifest, false).await {
+                    // Unloaded since: the operator's later word.
+                    Err(_) if self.0.wanted.get(&id, &version) == Some(Want::Unloaded) => Ok(()),
+                    other => other.map(|_| ()),
+                },
                 // Removed since: the word is stale.
                 Err(e) if e.kind() == ErrorKind::NotFound => self.0.wanted.set(&id, &version, None),
                 Err(e) => Err(e),
@@ -458,6 +463,10 @@ impl Node {
             }
             return Err(e);
         }
+        // Unloaded while this waited: only an operator's `load` takes that back.
+        if !operator && self.0.wanted.get(&manifest.id, &manifest.version) == Some(Want::Unloaded) {
+            return Err(unloaded(manifest));
+        }
         {
             let mut state = slot.state.lock();
             match &*state {
@@ -560,57 +569,66 @@ impl Node {
         (host, handle): (grey_engine::Host, grey_engine::ModelHandle),
         mut record: ProfileRecord,
     ) {
+        let found = self.run_probe(model, &host, handle).await;
+        let verdict = match &found {
+            Probed::Verdict(Verdict::Independent) => {
+                RowsVerdict { independent: true, reason: "rows do not mix (probed)".into() }
+            }
+            Probed::Verdict(Verdict::Dependent(reason)) => RowsVerdict { independent: false, reason: reason.clone() },
+            Probed::TooSlow => RowsVerdict {
+                independent: false,
+                reason: format!(
+                    "not proven: the probe's runs took more than {PROBE_RUN_TIME_MAX:?}; declare batch_axis to batch it"
+                ),
+            },
+            Probed::HostEnded => RowsVerdict {
+                independent: false,
+                reason: "not proven: the host ended during the probe; the next load probes again".into(),
+            },
+        };
+        tracing::info!(model = %model.id, version = %model.version, batched = verdict.independent, "{}", verdict.reason);
+        model.set_rows(verdict.clone());
+        // That a host ended says nothing of the model that would still hold tomorrow.
+        if !matches!(found, Probed::HostEnded) {
+            record.rows = Some(verdict);
+            record.bucket_us = model.bucket_us();
+            if let Err(e) = self.0.profiles.write(&record) {
+                tracing::error!(model = %model.id, version = %model.version, "the profile record was not kept: {e}");
+            }
+        }
+    }
+
+    async fn run_probe(&self, model: &Model, host: &grey_engine::Host, handle: grey_engine::ModelHandle) -> Probed {
         let signature = &model.signature;
         // Any seed will do; a fixed one makes the verdict of a model the same everywhere.
         let mut probe = Probe::new(signature.clone(), 0x6772_6579);
         let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-        let probing = async {
-            loop {
-                let inputs = match probe.step() {
-                    Step::Verdict(v) => return Some(v),
-                    Step::Run(inputs) => inputs,
-                };
-                let inputs = inputs.iter().enumerate().map(|(index, t): (usize, &Tensor)| BatchInput {
-                    index,
-                    dtype: t.dtype(),
-                    shape: t.shape().to_vec(),
-                    parts: vec![t.data().clone()],
-                });
-                let permit = self.0.permits.acquire(model.permit_key(), model.threads).await;
-                let result = host.run(handle, inputs.collect(), wanted.clone(), Some(PROBE_TIME_MAX)).await;
-                drop(permit);
-                let result = match result {
-                    Ok(out) => RunRows::new(out.outputs, None, signature)
-                        .and_then(|rows| assemble(&[(&rows, 0, 0)], &wanted, signature))
-                        .map_err(|e| e.message().to_owned()),
-                    Err(RunError::Model(m)) => Err(m),
-                    // The host is gone; the next load probes again.
-                    Err(RunError::HostDied(_) | RunError::Timeout { .. }) => return None,
-                };
-                probe.feed(result);
-            }
-        };
-        let verdict = match tokio::time::timeout(PROBE_TIME_MAX, probing).await {
-            Ok(Some(Verdict::Independent)) => {
-                RowsVerdict { independent: true, reason: "rows do not mix (probed)".into() }
-            }
-            Ok(Some(Verdict::Dependent(reason))) => RowsVerdict { independent: false, reason },
-            Ok(None) => {
-                RowsVerdict { independent: false, reason: "not proven: the host ended during the probe".into() }
-            }
-            Err(_) => RowsVerdict {
-                independent: false,
-                reason: format!(
-                    "not proven: the probe did not end within {PROBE_TIME_MAX:?}; declare batch_axis to batch it"
-                ),
-            },
-        };
-        tracing::info!(model = %model.id, version = %model.version, batched = verdict.independent, "{}", verdict.reason);
-        record.rows = Some(verdict.clone());
-        record.bucket_us = model.bucket_us();
-        model.set_rows(verdict);
-        if let Err(e) = self.0.profiles.write(&record) {
-            tracing::error!(model = %model.id, version = %model.version, "the profile record was not kept: {e}");
+        let mut left = PROBE_RUN_TIME_MAX;
+        loop {
+            let inputs = match probe.step() {
+                Step::Verdict(v) => return Probed::Verdict(v),
+                Step::Run(inputs) => inputs,
+            };
+            let inputs = inputs.iter().enumerate().map(|(index, t): (usize, &Tensor)| BatchInput {
+                index,
+                dtype: t.dtype(),
+                shape: t.shape().to_vec(),
+                parts: vec![t.data().clone()],
+            });
+            let permit = self.0.permits.acquire(model.permit_key(), model.threads).await;
+            let began = clock::now();
+            // The budget gives a run up, which leaves the host alone; only the run timeout ends it.
+            let run = host.run(handle, inputs.collect(), wanted.clone(), Some(model.run_timeout()));
+            let Ok(result) = tokio::time::timeout(left, run).await else { return Probed::TooSlow };
+            left = left.saturating_sub(clock::now().saturating_duration_since(began));
+            drop(permit);
+            probe.feed(match result {
+                Ok(out) => RunRows::new(out.outputs, None, signature)
+                    .and_then(|rows| assemble(&[(&rows, 0, 0)], &wanted, signature))
+                    .map_err(|e| e.message().to_owned()),
+                Err(RunError::Model(m)) => Err(m),
+                Err(RunError::HostDied(_) | RunError::Timeout { .. }) => return Probed::HostEnded,
+            });
         }
     }
 
@@ -659,6 +677,13 @@ impl Node {
             hosts: model.map(|m| m.host_views()).unwrap_or_default(),
         })
     }
+}
+
+/// How a probe ended.
+enum Probed {
+    Verdict(Verdict),
+    TooSlow,
+    HostEnded,
 }
 
 /// The operator's word on the batch axis, where there is one.

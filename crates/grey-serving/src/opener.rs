@@ -16,7 +16,9 @@ use crate::{
 const FREE_DIM_SIZES: [u64; 4] = [16, 1, 64, 224];
 /// Runs of the measurement; the fastest counts, the first warms up.
 const MEASURE_RUNS: u32 = 3;
-/// A run of the measurement that takes longer says enough: more threads are worth it.
+/// A run of the measurement that takes longer says enough, warmed up or not: it is not repeated.
+const MEASURE_ENOUGH: Duration = Duration::from_secs(1);
+/// A host whose run of one row takes longer than this is ended, as no answer would wait for it.
 const MEASURE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A host with a model in it.
@@ -115,7 +117,12 @@ pub(crate) async fn measure_row(opened: &Opened) -> Option<Duration> {
             let inputs = row_of_zeros(&opened.signature, size)?;
             let wanted = (0..opened.signature.outputs.len()).collect();
             match opened.host.run(opened.handle, inputs, wanted, Some(MEASURE_TIMEOUT)).await {
-                Ok(out) => fastest = Some(fastest.map_or(out.execute, |f| f.min(out.execute))),
+                Ok(out) => {
+                    fastest = Some(fastest.map_or(out.execute, |f| f.min(out.execute)));
+                    if out.execute > MEASURE_ENOUGH {
+                        break;
+                    }
+                }
                 Err(e) => {
                     tracing::debug!(size, "a row of zeros does not run: {e}");
                     break;

@@ -48,6 +48,8 @@ pub struct NodeConfig {
     pub data: Option<PathBuf>,
     /// Listen on other than loopback addresses although nobody has to authenticate.
     pub insecure: bool,
+    /// Whether the protocol's `load` may bring files, which are then registered.
+    pub allow_upload: bool,
     /// Bounds.
     pub limits: Limits,
     /// Engines.
@@ -73,6 +75,7 @@ impl Default for NodeConfig {
             http_names: Vec::new(),
             data: None,
             insecure: false,
+            allow_upload: false,
             limits: Limits::default(),
             engines: Engines::default(),
             isolation: Isolation::default(),

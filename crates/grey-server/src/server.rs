@@ -40,6 +40,7 @@ pub struct Server {
     address: SocketAddr,
     node: Node,
     guard: Guard,
+    allow_upload: bool,
     limits: Limits,
     drain: Duration,
 }
@@ -60,6 +61,7 @@ impl Server {
             address,
             node,
             guard: Guard::new(config.insecure, address.ip(), &names),
+            allow_upload: config.allow_upload,
             limits: config.limits.clone(),
             drain: config.drain(),
         })
@@ -74,7 +76,12 @@ impl Server {
     /// goes on being told), queued work finishes within the configured time, then connections close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let node = self.node;
-        let app = App { node: node.clone(), guard: self.guard, body_bytes_max: self.limits.body_bytes_max };
+        let app = App {
+            node: node.clone(),
+            guard: self.guard,
+            allow_upload: self.allow_upload,
+            body_bytes_max: self.limits.body_bytes_max,
+        };
         let until = async {
             shutdown.await;
             node.drain(self.drain).await;

@@ -8,6 +8,8 @@ use grey_engine::{
     discover::{self, DiscoverEnv, Found, NotFound},
 };
 
+use grey_registry::ModelFile;
+
 use crate::api::EngineReport;
 
 /// The engines of a node.
@@ -32,6 +34,13 @@ impl Engines {
             "cannot tell the engine of '{}' by its name: expected a file that ends with .onnx",
             name.escape_debug()
         )))
+    }
+
+    /// The file that an engine opens; the others are what it refers to.
+    pub(crate) fn main_file(files: &[ModelFile]) -> Result<&ModelFile> {
+        files.iter().find(|f| Engines::for_file(f.path.as_str()).is_ok()).ok_or_else(|| {
+            Error::invalid("none of the version's files is one that an engine opens: expected one that ends with .onnx")
+        })
     }
 
     /// The engine of a manifest.

@@ -15,7 +15,7 @@ use grey_core::{
     BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Tensor, Version, VersionChoice,
 };
 use grey_engine::{BatchInput, RunError};
-use grey_registry::{Catalog, DataFolder, Draft, FilePath, Manifest};
+use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
@@ -211,18 +211,36 @@ impl Node {
     {
         self.not_draining()?;
         let path = FilePath::new(request.file_name)?;
-        let kind = Engines::for_file(path.as_str())?;
+        // Said before the bytes come, not after.
+        Engines::for_file(path.as_str())?;
         let mut session = self.0.catalog.begin_add(request.id, request.version).await?;
         session.file(path, body, request.bytes_max).await?;
+        self.register(session, request.metadata, request.load).await
+    }
+
+    /// Registers a version from files in memory and loads it; as [`Node::add`].
+    pub async fn add_files(&self, id: ModelId, version: Version, files: Vec<(FilePath, Bytes)>) -> Result<Added> {
+        self.not_draining()?;
+        let mut session = self.0.catalog.begin_add(id, Some(version)).await?;
+        for (path, data) in files {
+            let bytes_max = data.len() as u64;
+            session.file(path, futures_util::stream::iter([Ok(data)]), bytes_max).await?;
+        }
+        self.register(session, BTreeMap::new(), true).await
+    }
+
+    /// Opens the files that have come, and registers them if that works.
+    async fn register(&self, session: AddSession, metadata: BTreeMap<String, String>, load: bool) -> Result<Added> {
         if let Some(there) = session.existing().await? {
             drop(session);
-            if request.load {
+            if load {
                 self.load(&exact(&there.id, &there.version)).await?;
             }
             return Ok(Added { details: self.details(&there).await?, existed: true });
         }
         // The model is opened before it is visible: what does not open is never registered, and the
         // version before it stays the latest.
+        let kind = Engines::for_file(Engines::main_file(session.files())?.path.as_str())?;
         let artifact = self.0.opener.artifact(session.id(), session.upload(), session.files()).await?;
         let opened = self.0.opener.open(kind, artifact, 1).await.map_err(|e| match e.kind() {
             // The file is the caller's: a corrupt one is the caller's error.
@@ -231,8 +249,7 @@ impl Node {
             }
             _ => e,
         })?;
-        let draft =
-            Draft { engine: kind.name().to_owned(), signature: opened.signature.clone(), metadata: request.metadata };
+        let draft = Draft { engine: kind.name().to_owned(), signature: opened.signature.clone(), metadata };
         let manifest = match session.commit(draft).await {
             Ok(m) => m,
             Err(e) => {
@@ -241,7 +258,7 @@ impl Node {
             }
         };
         tracing::info!(model = %manifest.id, version = %manifest.version, hash = %manifest.model_hash, "registered");
-        if request.load {
+        if load {
             self.load_with(&manifest, true, Some(opened)).await?;
         } else {
             opened.host.unload().await;

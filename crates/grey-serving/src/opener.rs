@@ -86,10 +86,7 @@ impl Opener {
         for file in files {
             self.catalog.fetch(id, upload, file, &mut std::io::sink()).await?;
         }
-        let main = files.iter().find(|f| Engines::for_file(f.path.as_str()).is_ok());
-        let main = main.ok_or_else(|| {
-            Error::new(ErrorKind::LoadFailed, "none of the version's files is one that an engine opens (.onnx)")
-        })?;
+        let main = Engines::main_file(files)?;
         let path = self.store_path.join(Catalog::folder(id, upload).as_ref());
         Ok(Artifact::Folder { path, main: main.path.as_str().to_owned() })
     }

@@ -78,6 +78,9 @@ pub(crate) struct ServeArgs {
     /// Listen on addresses that other machines reach, without authentication
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Let the protocol's `load` bring a model's files, which are then registered
+    #[arg(long)]
+    pub(crate) allow_upload: bool,
     /// The ONNX Runtime library to use
     #[arg(long, value_name = "PATH")]
     pub(crate) onnxruntime_lib: Option<PathBuf>,

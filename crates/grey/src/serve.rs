@@ -45,6 +45,7 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
         config.http.clone_from(http);
     }
     config.insecure |= args.insecure;
+    config.allow_upload |= args.allow_upload;
     if args.onnxruntime_lib.is_some() {
         config.engines.onnxruntime.library = args.onnxruntime_lib.clone();
     }

@@ -8,6 +8,7 @@ mod guard;
 mod infer;
 mod oip;
 mod target;
+mod upload;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -30,6 +31,8 @@ pub(crate) use self::guard::Guard;
 pub(crate) struct App {
     pub node: Node,
     pub guard: Guard,
+    /// Whether `load` may bring files.
+    pub allow_upload: bool,
     /// Largest body of a request, also after decompression.
     pub body_bytes_max: u64,
 }

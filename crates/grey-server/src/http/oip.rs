@@ -4,7 +4,8 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
-use grey_core::{Error, ErrorKind, Payload, Result, VersionChoice};
+use grey_core::{Error, Payload, Result, VersionChoice};
+use grey_serving::BytesPermit;
 use http::StatusCode;
 use serde_json::{Value, json};
 
@@ -13,6 +14,7 @@ use super::{
     error::{json_response, shown},
     infer::read_body,
     target::{Path, Target},
+    upload,
 };
 use crate::oip::views;
 
@@ -72,7 +74,7 @@ pub(super) async fn all_stats(State(app): State<Shared>) -> Answer {
 
 /// `POST /v2/repository/index`.
 pub(super) async fn index(State(app): State<Shared>, request: Request) -> Answer {
-    let body = control_body(&app, request).await?;
+    let (body, _permit) = control_body(&app, request).await?;
     let ready = match body.get("ready") {
         None | Some(Value::Null) => false,
         Some(Value::Bool(b)) => *b,
@@ -85,21 +87,30 @@ pub(super) async fn index(State(app): State<Shared>, request: Request) -> Answer
     Ok(json_response(StatusCode::OK, &views::index(&app.node.list().await?, ready)))
 }
 
-/// `POST /v2/repository/models/{m}/load`.
+/// `POST /v2/repository/models/{m}/load`. With `file:VERSION/PATH` parameters (Triton's model
+/// repository extension, where the node allows it) the files are registered first.
 pub(super) async fn load(State(app): State<Shared>, Target(model): Target, request: Request) -> Answer {
-    let body = control_body(&app, request).await?;
-    if let Some(key) = body.get("parameters").and_then(Value::as_object).and_then(|p| p.keys().next()) {
-        return Err(Error::new(
-            ErrorKind::PermissionDenied,
-            format!(
-                "load with parameter '{}': uploaded files and overrides are refused without --allow-upload; \
-                 register the model first, then load it without parameters",
-                shown(key)
-            ),
-        )
-        .into());
+    let (mut body, mut permit) = control_body(&app, request).await?;
+    let parameters = match body.remove("parameters") {
+        None | Some(Value::Null) => serde_json::Map::new(),
+        Some(Value::Object(p)) => p,
+        Some(other) => {
+            let found = shown(&other.to_string());
+            return Err(Error::invalid(format!("parameters is {found}, expected an object")).into());
+        }
+    };
+    if parameters.is_empty() {
+        app.node.load(&model).await?;
+        return Ok(json_response(StatusCode::OK, &json!({})));
     }
-    app.node.load(&model).await?;
+    if !app.allow_upload {
+        return Err(upload::refused(&parameters).into());
+    }
+    let upload = upload::parse(&model.id, &parameters)?;
+    permit.grow(upload.bytes())?;
+    for (version, files) in upload.versions {
+        app.node.add_files(model.id.clone(), version, files).await?;
+    }
     Ok(json_response(StatusCode::OK, &json!({})))
 }
 
@@ -116,13 +127,17 @@ pub(super) async fn unsupported(Path(path): Path) -> Answer {
     Err(super::unsupported(&format!("'{path}'")))
 }
 
-/// The JSON object of a control request; nothing at all counts as `{}`.
-async fn control_body(app: &Shared, request: Request) -> Result<serde_json::Map<String, Value>> {
+/// The JSON object of a control request, and the permit for its bytes; nothing at all counts as `{}`.
+async fn control_body(app: &Shared, request: Request) -> Result<(serde_json::Map<String, Value>, BytesPermit)> {
     let (parts, incoming) = request.into_parts();
-    let (body, _permit): (Payload, _) = read_body(app, &parts.headers, incoming).await?;
+    let (body, mut permit): (Payload, _) = read_body(app, &parts.headers, incoming).await?;
     let text = body.to_contiguous();
     if text.trim_ascii().is_empty() {
-        return Ok(serde_json::Map::new());
+        return Ok((serde_json::Map::new(), permit));
     }
-    serde_json::from_slice(&text).map_err(|e| Error::invalid(format!("the body is not a JSON object: {e}")))
+    // The parsed texts are copies.
+    permit.grow(text.len())?;
+    let object =
+        serde_json::from_slice(&text).map_err(|e| Error::invalid(format!("the body is not a JSON object: {e}")))?;
+    Ok((object, permit))
 }

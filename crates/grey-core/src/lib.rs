@@ -17,6 +17,6 @@ pub use dtype::{DType, UnknownDType};
 pub use error::{Error, ErrorKind, Result};
 pub use infer::{InferRequest, InferResponse, Parameter, Parameters};
 pub use name::{ModelId, ModelRef, Tenant, Version, VersionChoice};
-pub use payload::Payload;
-pub use signature::{BatchAxis, Dim, Signature, TensorSpec};
+pub use payload::{Cursor, Payload};
+pub use signature::{BatchAxis, Dim, RANK_MAX, SIGNATURE_TENSORS_MAX, Signature, TensorSpec};
 pub use tensor::{ELEMENT_LENGTH_BYTES, Tensor, element_count, payload_len};

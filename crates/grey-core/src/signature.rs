@@ -77,7 +77,47 @@ pub struct Signature {
     pub outputs: Vec<TensorSpec>,
 }
 
+/// Most inputs, and most outputs, of a model: far above any real one, and what requests are bounded by.
+pub const SIGNATURE_TENSORS_MAX: usize = 1024;
+/// Most dimensions of a tensor: runtimes take far fewer.
+pub const RANK_MAX: usize = 64;
+/// Longest name of an input, output or dimension, bytes.
+const SIGNATURE_NAME_BYTES_MAX: usize = 4096;
+
 impl Signature {
+    /// Checks the limits above, which no real model exceeds: what a model says of itself is kept in
+    /// manifests and printed in errors. On refusal, says which tensor and why.
+    pub fn check_limits(&self) -> std::result::Result<(), String> {
+        for (what, specs) in [("input", &self.inputs), ("output", &self.outputs)] {
+            if specs.len() > SIGNATURE_TENSORS_MAX {
+                return Err(format!(
+                    "the model has {} {what}s, at most {SIGNATURE_TENSORS_MAX} are taken",
+                    specs.len()
+                ));
+            }
+            for spec in specs {
+                if spec.shape.len() > RANK_MAX {
+                    return Err(format!(
+                        "{what} '{}' has {} dimensions, at most {RANK_MAX} are taken",
+                        shown(&spec.name),
+                        spec.shape.len()
+                    ));
+                }
+                let symbols = spec.shape.iter().filter_map(|d| match d {
+                    Dim::Symbol(s) => Some(s.len()),
+                    _ => None,
+                });
+                if let Some(long) = symbols.chain([spec.name.len()]).find(|n| *n > SIGNATURE_NAME_BYTES_MAX) {
+                    return Err(format!(
+                        "{what} '{}' has a name of {long} bytes, at most {SIGNATURE_NAME_BYTES_MAX} are taken",
+                        shown(&spec.name)
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the shapes allow a batch axis: every input and output has a first dimension that
     /// may vary, and where these dimensions have names, the same one. (That alone is no proof that
     /// rows do not mix.) On refusal, says which tensor and why.

@@ -108,6 +108,28 @@ impl Tensor {
         Some(Tensor { name: self.name.clone(), dtype: self.dtype, shape, data: self.data.slice(range)? })
     }
 
+    /// Whether every element of a `BYTES` tensor is UTF-8, which some runtimes demand; other dtypes
+    /// always pass. The error names the element.
+    pub fn check_utf8(&self) -> Result<()> {
+        if self.dtype != DType::Bytes {
+            return Ok(());
+        }
+        let flat = self.data.to_contiguous();
+        let (mut rest, mut n) = (&flat[..], 0usize);
+        // Well formed by the invariant.
+        while let Some((head, tail)) = rest.split_first_chunk::<ELEMENT_LENGTH_BYTES>() {
+            let (element, after) = tail.split_at(tail.len().min(u32::from_le_bytes(*head) as usize));
+            if std::str::from_utf8(element).is_err() {
+                return Err(Error::invalid(format!(
+                    "input '{}': element {n} is not UTF-8, and the model's runtime takes only that as text",
+                    self.name.escape_debug()
+                )));
+            }
+            (rest, n) = (after, n + 1);
+        }
+        Ok(())
+    }
+
     /// The same tensor under another name.
     pub fn renamed(self, name: impl Into<String>) -> Tensor {
         Tensor { name: name.into(), ..self }

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 
 /// Open files a host may have: a runtime needs its libraries and a few of `/proc` and `/sys`.
 const OPEN_FILES_MAX: u64 = 1024;
+/// Largest file that a host may write, should one be writable at all: libraries keep small ones in memory.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 /// First descriptor that a host has no use for when it starts.
 const FIRST_FOREIGN_DESCRIPTOR: u32 = 3;
 
@@ -42,8 +44,9 @@ const SYSTEM_WRITE: [&str; 1] = ["/dev/null"];
 /// What a host may use and read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Address space of the process, bytes; `None`: no limit.
-    pub address_space_bytes: Option<u64>,
+    /// Private memory that the process may write (`RLIMIT_DATA`: heap, anonymous mappings, data of
+    /// libraries; not the segments), bytes; `None`: no limit.
+    pub data_bytes: Option<u64>,
     /// Folders and files that may be read beside the runtime's own: the versions' folders.
     pub readable: Vec<PathBuf>,
 }
@@ -56,6 +59,24 @@ pub fn close_foreign_descriptors() -> io::Result<()> {
     // SAFETY: called at the start of a host, when no other descriptor is in use by this process.
     let closed = unsafe { libc::close_range(FIRST_FOREIGN_DESCRIPTOR, libc::c_uint::MAX, 0) };
     if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Ignores the signals that tell a node to drain. A terminal and a service manager send them to the
+/// node's hosts as well, which must still finish what the node lets them finish; a host's life hangs
+/// on its node, not on signals.
+pub fn outlive_signals_for_the_node() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code of ours and is allowed at any time.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Raises this process's limit of open files as far as it may, and returns it. The usual soft limit
+/// of 1024 is there for programs that use `select`.
+pub fn raise_open_files() -> io::Result<u64> {
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard })?;
+    Ok(hard.unwrap_or(u64::MAX))
 }
 
 /// Keeps other processes of the same user from reading this one's memory.
@@ -72,7 +93,9 @@ pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
     let plain = |r: Result<(), rustix::io::Errno>| r.map(|()| HOLDS.to_owned()).map_err(|e| e.to_string());
     layer("no_new_privs", plain(rustix::thread::set_no_new_privs(true)));
     layer("not_dumpable", protect_memory().map(|()| HOLDS.to_owned()).map_err(|e| e.to_string()));
-    layer("limits", plain(set_limits(limits)));
+    let memory = limits.data_bytes.map_or_else(|| "unlimited".to_owned(), |b| format!("{} MiB", b >> 20));
+    let limited = format!("{HOLDS} (private memory {memory}, no core dumps, {OPEN_FILES_MAX} open files)");
+    layer("limits", set_limits(limits).map(|()| limited).map_err(|e| e.to_string()));
     layer("descriptors", Ok(HOLDS.to_owned()));
     layer("landlock", restrict(limits, library));
     layer("seccomp", Err("not built yet".to_owned()));
@@ -84,8 +107,9 @@ fn set_limits(limits: &Limits) -> Result<(), rustix::io::Errno> {
     setrlimit(Resource::Core, both(0))?;
     let allowed = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES_MAX);
     setrlimit(Resource::Nofile, both(OPEN_FILES_MAX.min(allowed)))?;
-    if let Some(bytes) = limits.address_space_bytes {
-        setrlimit(Resource::As, both(bytes))?;
+    setrlimit(Resource::Fsize, both(FILE_BYTES_MAX))?;
+    if let Some(bytes) = limits.data_bytes {
+        setrlimit(Resource::Data, both(bytes))?;
     }
     Ok(())
 }

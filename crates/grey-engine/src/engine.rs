@@ -49,6 +49,8 @@ pub struct EngineInfo {
     pub library_sha256: String,
     /// Devices, e.g. `cpu`.
     pub devices: Vec<String>,
+    /// Whether elements of `BYTES` must be UTF-8.
+    pub utf8_strings: bool,
 }
 
 /// Settings that are fixed for the life of a loaded model.

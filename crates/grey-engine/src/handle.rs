@@ -59,6 +59,9 @@ pub enum RunError {
     /// The host ended during the run.
     #[error("the engine host died: {0}")]
     HostDied(HostExit),
+    /// The caller's patience ended before the run; the host goes on.
+    #[error("the run was given up")]
+    GivenUp,
     /// The run took too long, and the host was ended.
     #[error("the run took longer than {limit:?}")]
     Timeout {
@@ -194,6 +197,7 @@ impl Host {
                 FromHost::Ready { model, signature, memory_bytes } if model == handle => {
                     let signature: Signature = serde_json::from_str(&signature)
                         .map_err(|e| Broken::Lie(format!("its signature cannot be read: {e}")))?;
+                    signature.check_limits().map_err(Broken::Model)?;
                     link.models.insert(handle, signature.outputs.iter().map(|o| o.datatype).collect());
                     Ok(LoadedModel { handle, signature, memory_bytes })
                 }
@@ -226,10 +230,27 @@ impl Host {
         wanted: Vec<usize>,
         limit: Option<Duration>,
     ) -> Result<RunOutputs, RunError> {
+        self.run_within(model, inputs, wanted, limit, None).await
+    }
+
+    /// As [`Host::run`], but gives up after `patience`, counted from when the host is free for this
+    /// run, with [`RunError::GivenUp`] and a host that goes on.
+    pub async fn run_within(
+        &self,
+        model: ModelHandle,
+        inputs: Vec<BatchInput>,
+        wanted: Vec<usize>,
+        limit: Option<Duration>,
+        patience: Option<Duration>,
+    ) -> Result<RunOutputs, RunError> {
         let mut link = self.0.link.lock().await;
         let running = async {
             link.settle().await?;
-            link.run(model, &inputs, &wanted).await
+            let run = link.run(model, &inputs, &wanted);
+            match patience {
+                None => run.await.map(Some),
+                Some(p) => timeout(p, run).await.ok().transpose(),
+            }
         };
         let result = match limit {
             None => running.await,
@@ -243,7 +264,8 @@ impl Host {
             },
         };
         match result {
-            Ok(out) => Ok(out),
+            Ok(Some(out)) => Ok(out),
+            Ok(None) => Err(RunError::GivenUp),
             Err(Broken::Model(m) | Broken::System(m)) => Err(RunError::Model(m)),
             Err(Broken::Lie(m)) => {
                 self.kill();

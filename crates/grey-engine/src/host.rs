@@ -31,6 +31,7 @@ const EXIT_PROTOCOL: u8 = 4;
 /// and returns the exit code.
 /// The body of the hidden `grey engine-host` verb and of `python -m grey.host`.
 pub fn host_main(open: OpenEngine) -> u8 {
+    contain::outlive_signals_for_the_node();
     if let Err(e) = contain::close_foreign_descriptors() {
         eprintln!("an engine host cannot close the descriptors it inherited: {e}");
         return EXIT_PROTOCOL;

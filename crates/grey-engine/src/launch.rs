@@ -33,6 +33,33 @@ use crate::{
 /// Longest wait for a host's greeting: a runtime on a cold disk takes seconds.
 const HELLO_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// What a host gets of its node's environment: what loaders, runtimes and Python read. All else (the
+/// credentials of stores and clouds above all) stays with the node, since models are untrusted.
+const HOST_ENVIRONMENT: [&str; 8] =
+    ["PATH", "HOME", "TZ", "LANG", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "RUST_BACKTRACE", "NO_COLOR"];
+/// Beginnings of further names that a host gets.
+const HOST_ENVIRONMENT_PREFIXES: [&str; 13] = [
+    "LC_",
+    "PYTHON",
+    "OMP_",
+    "KMP_",
+    "GOMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "ORT_",
+    "CUDA_",
+    "NVIDIA_",
+    "TF_",
+    "XLA_",
+    "MALLOC_",
+];
+
+fn for_hosts(name: &std::ffi::OsStr) -> bool {
+    name.to_str().is_some_and(|n| {
+        HOST_ENVIRONMENT.contains(&n) || HOST_ENVIRONMENT_PREFIXES.iter().any(|prefix| n.starts_with(prefix))
+    })
+}
+
 /// Where hosts live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isolation {
@@ -74,6 +101,8 @@ pub struct Launcher {
     pub open: OpenEngine,
     /// Longest time for opening a model, and for a new host's greeting.
     pub load_timeout: Duration,
+    /// Most bytes that the outputs of one run may take together.
+    pub outputs_bytes_max: usize,
 }
 
 impl Launcher {
@@ -89,7 +118,7 @@ impl Launcher {
             }
             Isolation::Inline => (self.thread(exit_tx)?, None, Vec::new()),
         };
-        let link = Link::new(wire, process.is_some());
+        let link = Link::new(wire, process.is_some(), self.outputs_bytes_max);
         // The process dies with this guard if anything below fails.
         let starting = Starting { process, exit, link };
         let init = ToHost::Init { engine, library: library.to_owned(), limits: self.limits.clone() };
@@ -106,6 +135,8 @@ impl Launcher {
         ours.set_nonblocking(true).map_err(system("make a socket pair"))?;
         let mut child = Command::new(&self.command.program)
             .args(&self.command.args)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| for_hosts(name)))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -19,6 +19,10 @@ const STALE_ANSWERS_MAX: usize = 64;
 /// How often one run may ask for more memory: an honest host asks at most once for each output, and
 /// only in the run after which the node knows how much its outputs need.
 const SEGMENTS_PER_RUN_MAX: usize = 32;
+/// Segments up to this size are kept whatever they are used for: making one costs more than they hold.
+const SEGMENT_KEPT_BYTES: usize = 16 << 20;
+/// A larger segment is given up when a run needs less than this part of it.
+const SEGMENT_WASTE_MAX: usize = 8;
 
 /// One input of a batch.
 #[derive(Clone, Debug)]
@@ -75,6 +79,8 @@ pub(crate) struct Link {
     output: Option<(u64, Arc<Segment>)>,
     /// Bytes that the outputs of the last run took: the next one gets as much at once.
     output_need: usize,
+    /// Most bytes of the outputs of one run.
+    outputs_bytes_max: usize,
 }
 
 /// What went wrong in a conversation.
@@ -96,7 +102,7 @@ impl Link {
     pub(crate) fn closed() -> Link {
         let (to, _) = std::sync::mpsc::channel();
         let (_, from) = mpsc::unbounded_channel();
-        Link::new(NodeEnd::Inline { to, from }, false)
+        Link::new(NodeEnd::Inline { to, from }, false, 0)
     }
 
     /// Closes this side; the host's memory is given up. What is known of models stays, so that a
@@ -108,7 +114,7 @@ impl Link {
     }
 
     /// A conversation that has just begun; `shared` says whether the host is another process.
-    pub(crate) fn new(wire: NodeEnd, shared: bool) -> Link {
+    pub(crate) fn new(wire: NodeEnd, shared: bool, outputs_bytes_max: usize) -> Link {
         Link {
             wire,
             shared,
@@ -119,6 +125,7 @@ impl Link {
             input: None,
             output: None,
             output_need: 1,
+            outputs_bytes_max: outputs_bytes_max.min(SEGMENT_BYTES_MAX),
         }
     }
 
@@ -196,7 +203,7 @@ impl Link {
             wanted.iter().map(|(w, _)| u32::try_from(*w)).collect::<Result<_, _>>().map_err(|_| too_large())?;
         let copied = clock::now();
         self.unread = Some(run);
-        let mut asked = 0;
+        let (mut asked, mut granted, mut refused) = (0, 0usize, false);
         self.wire
             .send(ToHost::Run { model, run, inputs: places, wanted: wanted32, output_segment }, Vec::new())
             .await?;
@@ -207,6 +214,7 @@ impl Link {
                     let answered = clock::now();
                     let outputs = read_outputs(&outputs, &wanted, &outputs_at).map_err(Broken::Lie)?;
                     self.output_need = outputs.iter().filter_map(|o| align_up(o.data.len())).sum::<usize>().max(1);
+                    self.give_back_large_segments(used);
                     return Ok(RunOutputs {
                         outputs,
                         copy_in: copied.saturating_duration_since(began),
@@ -217,6 +225,10 @@ impl Link {
                 FromHost::Failed { run: r, kind, message } if r == run => {
                     self.unread = None;
                     return Err(match kind {
+                        FailKind::Model if refused => Broken::Model(format!(
+                            "its outputs take more than the {} bytes that one run may give",
+                            self.outputs_bytes_max
+                        )),
                         FailKind::Model => Broken::Model(message),
                         FailKind::Protocol => Broken::Lie(message),
                     });
@@ -227,9 +239,10 @@ impl Link {
                         return Err(Broken::Lie("it does not stop asking for memory".into()));
                     }
                     let grown = usize::try_from(bytes).unwrap_or(usize::MAX);
-                    let held: usize = outputs_at.iter().map(|s| s.1.len()).sum();
-                    // The limit is for all segments of a run together.
-                    if segment_size(grown).is_none_or(|size| size > SEGMENT_BYTES_MAX - held) {
+                    // The limit is for all that a run asks for together.
+                    granted = grown.saturating_add(granted);
+                    if granted > self.outputs_bytes_max || segment_size(grown).is_none() {
+                        refused = true;
                         self.wire.send(ToHost::Cancel { run }, Vec::new()).await?;
                         continue;
                     }
@@ -248,6 +261,20 @@ impl Link {
                 FromHost::Partial { run: r, .. } if r == run => {}
                 _ => return Err(Broken::Lie("it answered for another run".into())),
             }
+        }
+    }
+
+    /// A segment that one rare batch made large does not stay for good: what is much larger than the
+    /// last run needed is given up, and made anew by the next run.
+    fn give_back_large_segments(&mut self, input_need: usize) {
+        let wasteful = |slot: &Option<(u64, Arc<Segment>)>, need: usize| {
+            slot.as_ref().is_some_and(|(_, s)| s.len() > SEGMENT_KEPT_BYTES && s.len() / SEGMENT_WASTE_MAX > need)
+        };
+        if wasteful(&self.input, input_need) {
+            self.input = None;
+        }
+        if wasteful(&self.output, self.output_need) {
+            self.output = None;
         }
     }
 

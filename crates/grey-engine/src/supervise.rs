@@ -13,6 +13,17 @@ const OPEN_FOR: Duration = Duration::from_secs(15);
 /// A host that lived so long did not die of its start: the count begins anew.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
+/// What a host did before it died, or failed to start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It was never ready.
+    NeverReady,
+    /// It was ready for so long and answered no run.
+    Idle(Duration),
+    /// It answered a run.
+    Served,
+}
+
 /// What to do about the next start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -35,9 +46,9 @@ pub struct RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// A host died, or did not start.
-    pub fn died(&mut self, now: Instant) {
-        if self.last.is_some_and(|t| now.saturating_duration_since(t) >= HEALTHY_AFTER) {
+    /// A host died, or did not start. One that served, or lived long, begins a new row of deaths.
+    pub fn died(&mut self, now: Instant, life: Life) {
+        if life == Life::Served || matches!(life, Life::Idle(time) if time >= HEALTHY_AFTER) {
             self.deaths = 0;
         }
         self.deaths = self.deaths.saturating_add(1);
@@ -70,16 +81,21 @@ mod tests {
         let t = Instant::now();
         let mut p = RestartPolicy::default();
         assert_eq!(p.next(t), Decision::StartAfter(Duration::ZERO));
-        p.died(t);
+        p.died(t, Life::Idle(Duration::ZERO));
         assert_eq!(p.next(t), Decision::StartAfter(Duration::ZERO));
-        p.died(t);
+        p.died(t, Life::NeverReady);
         assert_eq!(p.next(t), Decision::StartAfter(Duration::from_millis(100)));
         assert_eq!(p.next(t + Duration::from_millis(70)), Decision::StartAfter(Duration::from_millis(30)));
         for _ in 2..DEATHS_MAX {
-            p.died(t);
+            p.died(t, Life::NeverReady);
         }
         assert_eq!(p.next(t), Decision::Open { retry_after: OPEN_FOR, deaths: DEATHS_MAX });
-        p.died(t + HEALTHY_AFTER);
-        assert_eq!(p.next(t + HEALTHY_AFTER), Decision::StartAfter(Duration::ZERO), "a long life forgives");
+        p.died(t + HEALTHY_AFTER, Life::NeverReady);
+        assert!(matches!(p.next(t), Decision::Open { .. }), "failing slowly is failing all the same");
+        for life in [Life::Idle(HEALTHY_AFTER), Life::Served] {
+            let mut p = p.clone();
+            p.died(t, life);
+            assert_eq!(p.next(t), Decision::StartAfter(Duration::ZERO), "{life:?} forgives");
+        }
     }
 }

@@ -45,6 +45,8 @@ suite! {
     a_run_that_was_given_up_does_not_answer_for_the_next
     runs_given_up_at_any_moment_leave_a_usable_host
     runs_given_up_before_anything_was_sent_leave_a_usable_host
+    patience_ends_a_wait_and_not_the_host
+    outputs_beyond_the_limit_fail_their_run_alone
     concurrent_runs_get_their_own_answers
     a_bad_model_is_refused_and_a_good_one_still_loads
     an_engine_that_cannot_be_opened_says_why
@@ -173,6 +175,31 @@ async fn runs_given_up_before_anything_was_sent_leave_a_usable_host(l: Launcher)
         lost.set(run(&host, &model, x(&[1, 1], &[spent as f32])));
         let out = lost.await.unwrap();
         assert!(out.outputs[0].data[..] == floats(&[spent as f32]).repeat(64)[..], "{spent} polls spent");
+    }
+}
+
+async fn patience_ends_a_wait_and_not_the_host(l: Launcher) {
+    let (host, model) = start(&l, "sleep").await;
+    let patience = Some(Duration::from_millis(20));
+    let hasty = |ms: f32| host.run_within(model.handle, x(&[1, 1], &[ms]), vec![0], Some(support::RUN_LIMIT), patience);
+    let e = hasty(200.0).await.unwrap_err();
+    assert!(matches!(e, RunError::GivenUp), "{e}");
+    // Waiting for the run that was given up is not this one's: its patience begins afterwards.
+    assert!(hasty(0.0).await.is_ok());
+    echoes(&host, &model, &[0.0, 2.0]).await;
+}
+
+async fn outputs_beyond_the_limit_fail_their_run_alone(l: Launcher) {
+    let l = Launcher { outputs_bytes_max: 1 << 20, ..l };
+    let (host, model) = start(&l, "widen").await;
+    for columns in [10usize, 5000, 10, 4000, 5000] {
+        let result = run(&host, &model, x(&[1, columns as u64], &vec![1.0; columns])).await;
+        if columns == 5000 {
+            let e = result.unwrap_err();
+            assert!(matches!(&e, RunError::Model(m) if m.contains("take more than the 1048576 bytes")), "{e}");
+        } else {
+            assert_eq!(result.unwrap().outputs[0].data.len(), columns * 256);
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use grey_engine::contain::{self, Limits};
 /// Set in the process that contains itself: the folder that stands for the runtime's.
 const GUARD: &str = "GREY_TEST_CONTAINED";
 const PORT: &str = "GREY_TEST_PORT";
-const ADDRESS_SPACE_BYTES: u64 = 8 << 30;
+const DATA_BYTES: u64 = 8 << 30;
 
 #[test]
 fn contained_entry() {
@@ -25,11 +25,12 @@ fn contained_entry() {
     let port: u16 = std::env::var(PORT).unwrap().parse().unwrap();
     let (library, model) = (folder.join("runtime/lib.so"), folder.join("model"));
     TcpStream::connect(("127.0.0.1", port)).expect("before, the listener can be reached");
-    let limits = Limits { address_space_bytes: Some(ADDRESS_SPACE_BYTES), readable: vec![model.clone()] };
+    let limits = Limits { data_bytes: Some(DATA_BYTES), readable: vec![model.clone()] };
     let report = contain::apply(&limits, &library);
-    for layer in ["no_new_privs", "not_dumpable", "limits", "descriptors"] {
+    for layer in ["no_new_privs", "not_dumpable", "descriptors"] {
         assert_eq!(report[layer], "yes", "{layer}");
     }
+    assert_eq!(report["limits"], "yes (private memory 8192 MiB, no core dumps, 1024 open files)");
     assert!(report["landlock"].starts_with("yes"), "this kernel cannot contain hosts: {}", report["landlock"]);
 
     let denied = |what: &str, result: std::io::Result<()>| {
@@ -70,7 +71,8 @@ fn contained_entry() {
         line[name.len()..].split_whitespace().next().unwrap().to_owned()
     };
     assert_eq!(limit("Max core file size"), "0");
-    assert_eq!(limit("Max address space"), ADDRESS_SPACE_BYTES.to_string());
+    assert_eq!(limit("Max data size"), DATA_BYTES.to_string());
+    assert_eq!(limit("Max file size"), (64 << 20).to_string());
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn info() -> EngineInfo {
         library: "/nowhere".into(),
         library_sha256: String::new(),
         devices: Vec::new(),
+        utf8_strings: false,
     }
 }
 

@@ -100,7 +100,7 @@ async fn the_host_says_what_it_is_and_is_contained() {
     let sum = Sha256::digest(std::fs::read(library()).unwrap());
     assert_eq!(hello.engine.library_sha256, sum.iter().map(|b| format!("{b:02x}")).collect::<String>());
     for layer in ["no_new_privs", "not_dumpable", "limits", "descriptors"] {
-        assert_eq!(hello.containment.get(layer).map(String::as_str), Some("yes"), "{layer}");
+        assert!(hello.containment.get(layer).is_some_and(|l| l.starts_with("yes")), "{layer}");
     }
     assert!(hello.containment.contains_key("landlock"));
 }

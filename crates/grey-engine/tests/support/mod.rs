@@ -45,6 +45,7 @@ pub fn launcher(isolation: Isolation, open: OpenEngine) -> Launcher {
         limits: Limits::default(),
         open,
         load_timeout: Duration::from_secs(30),
+        outputs_bytes_max: 64 << 20,
     }
 }
 

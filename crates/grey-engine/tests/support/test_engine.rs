@@ -29,6 +29,7 @@ impl Engine for TestEngine {
             library: "/nowhere".into(),
             library_sha256: String::new(),
             devices: vec!["cpu".into()],
+            utf8_strings: false,
         }
     }
 

@@ -67,6 +67,8 @@ impl OnnxRuntime {
             library: library.to_owned(),
             library_sha256,
             devices: vec!["cpu".to_owned()],
+            // ONNX strings are UTF-8 (onnx.proto, TensorProto.string_data).
+            utf8_strings: true,
         };
         Ok(OnnxRuntime { environment, info })
     }

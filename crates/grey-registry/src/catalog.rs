@@ -42,6 +42,9 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     now: Now,
     models: RwLock<BTreeMap<ModelId, Arc<Index>>>,
+    /// Models whose index or manifests could not be read at the start, and why. They are left as they
+    /// are and refused by name; the others are served.
+    unreadable: BTreeMap<ModelId, Error>,
     /// Held while an index entry is made.
     writing: Mutex<()>,
     /// Names of uploads of this process, so that a sweep leaves them alone.
@@ -97,28 +100,40 @@ fn store_error(what: &str, path: &StorePath, e: &object_store::Error) -> Error {
 }
 
 impl Catalog {
-    /// Reads the index of every model and sweeps away what interrupted changes left behind.
+    /// Reads the index of every model (one that cannot be read is refused from then on, the others
+    /// are not) and sweeps away what interrupted changes left behind.
     pub async fn open(store: Arc<dyn ObjectStore>, now: Now) -> Result<Catalog> {
         let inner = Inner {
             store,
             now,
             models: RwLock::default(),
+            unreadable: BTreeMap::new(),
             writing: Mutex::new(()),
             uploads: std::sync::Mutex::default(),
         };
-        let catalog = Catalog(Arc::new(inner));
+        let mut catalog = Catalog(Arc::new(inner));
+        let (mut models, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         let root = StorePath::from("models");
         let listed = catalog.0.store.list_with_delimiter(Some(&root)).await;
         let listed = listed.map_err(|e| store_error("list", &root, &e))?;
         for prefix in listed.common_prefixes {
             let name = prefix.filename().unwrap_or_default();
             let id = ModelId::new(name).map_err(|e| e.context("registry"))?;
-            if let Some(index) = catalog.read_index(&id).await? {
-                catalog.sweep(&id, Some(&index)).await;
-                catalog.0.models.write().await.insert(id, Arc::new(index));
-            } else {
-                catalog.sweep(&id, None).await;
+            match catalog.read_index(&id).await {
+                Ok(Some(index)) => {
+                    catalog.sweep(&id, Some(&index)).await;
+                    models.insert(id, Arc::new(index));
+                }
+                Ok(None) => catalog.sweep(&id, None).await,
+                Err(e) => {
+                    tracing::error!(model = %id, "cannot be read and is refused: {e}");
+                    unreadable.insert(id, e);
+                }
             }
+        }
+        // Nobody else has a share of it yet.
+        if let Some(inner) = Arc::get_mut(&mut catalog.0) {
+            (inner.models, inner.unreadable) = (RwLock::new(models), unreadable);
         }
         Ok(catalog)
     }
@@ -130,8 +145,18 @@ impl Catalog {
         live.map(|(id, i)| (id.clone(), i.clone())).collect()
     }
 
+    /// Models that could not be read at the start, and why.
+    pub fn unreadable(&self) -> &BTreeMap<ModelId, Error> {
+        &self.0.unreadable
+    }
+
+    fn readable(&self, id: &ModelId) -> Result<()> {
+        self.0.unreadable.get(id).map_or(Ok(()), |e| Err(e.clone()))
+    }
+
     /// A model's index. `NotFound` if it has no versions.
     pub async fn index(&self, id: &ModelId) -> Result<Arc<Index>> {
+        self.readable(id)?;
         let index = self.0.models.read().await.get(id).filter(|i| !i.entry.versions.is_empty()).cloned();
         index.ok_or_else(|| Error::not_found(format!("Request for unknown model: '{id}' is not found")))
     }
@@ -215,6 +240,7 @@ impl Catalog {
 
     /// Begins to add a version: the next integer if none is named.
     pub async fn begin_add(&self, id: ModelId, version: Option<Version>) -> Result<AddSession> {
+        self.readable(&id)?;
         // Straight from the map: a model whose versions are all removed has names that are used up.
         if let Some(v) = &version
             && let Some(index) = self.0.models.read().await.get(&id)
@@ -330,6 +356,13 @@ impl Catalog {
     async fn create(&self, path: &StorePath, document: &impl serde::Serialize) -> Result<bool> {
         let text =
             serde_json::to_vec_pretty(document).map_err(|e| Error::internal(format!("cannot write {path}: {e}")))?;
+        // What could not be read again must not be written.
+        if text.len() as u64 > DOCUMENT_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!("registry: {path} would have {} bytes, at most {DOCUMENT_BYTES_MAX} are taken", text.len()),
+            ));
+        }
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.0.store.put_opts(path, PutPayload::from(text), options).await {
             Ok(_) => Ok(true),

@@ -8,6 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 /// Longest path of a file in a version, in bytes: fits every object store's key.
 const PATH_BYTES_MAX: usize = 512;
+/// Longest part of such a path, in bytes: what file systems take, less what the local store adds to
+/// a file that it is writing.
+const SEGMENT_BYTES_MAX: usize = 200;
 
 /// A SHA-256 hash; lower-case hex in text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -118,7 +121,7 @@ impl fmt::Display for ModelHash {
 }
 
 /// Path of a file within a version: relative, `/` between segments, none of them empty, `.` or
-/// `..`, no backslash, no control character.
+/// `..` or very long, no backslash, no control character.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct FilePath(String);
@@ -127,7 +130,7 @@ impl FilePath {
     /// Checks the rules above.
     pub fn new(path: impl Into<String>) -> Result<Self> {
         let path = path.into();
-        let segment = |s: &str| !s.is_empty() && s != "." && s != "..";
+        let segment = |s: &str| !s.is_empty() && s != "." && s != ".." && s.len() <= SEGMENT_BYTES_MAX;
         let ok = path.len() <= PATH_BYTES_MAX
             && path.split('/').all(segment)
             && !path.chars().any(|c| c == '\\' || c < ' ' || c == '\u{7f}');
@@ -137,7 +140,8 @@ impl FilePath {
         let shown: String = path.chars().take(80).flat_map(char::escape_default).collect();
         Err(Error::invalid(format!(
             "invalid file name '{shown}': expected a relative path of at most {PATH_BYTES_MAX} bytes, with '/' between \
-             its parts, none of them empty, '.' or '..', and without backslashes or control characters"
+             its parts, none of them empty, '.', '..' or longer than {SEGMENT_BYTES_MAX} bytes, and without \
+             backslashes or control characters"
         )))
     }
 
@@ -204,8 +208,21 @@ mod tests {
 
     #[test]
     fn path_tricks_are_refused() {
-        for bad in ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", "a\\b", "a\nb", "a\0", "a\u{7f}", &"x".repeat(513)]
-        {
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "../a",
+            "a/../b",
+            "./a",
+            "a\\b",
+            "a\nb",
+            "a\0",
+            "a\u{7f}",
+            &"x".repeat(201),
+            &"x/".repeat(300),
+        ] {
             assert!(FilePath::new(bad).is_err(), "{bad:?}");
         }
         for good in ["model.onnx", "a/b c/é.bin", "..a"] {

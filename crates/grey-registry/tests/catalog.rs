@@ -180,7 +180,9 @@ async fn a_damaged_index_is_named() {
         (text.replace("sha256-file\"", "sha256-files\""), "is not the manifest that the index means"),
     ] {
         std::fs::write(&entry, broken).unwrap();
-        let e = Catalog::open(data.store().unwrap(), now).await.err().unwrap();
+        let c = Catalog::open(data.store().unwrap(), now).await.unwrap();
+        let e = c.index(&id("a")).await.unwrap_err();
+        assert_eq!(c.begin_add(id("a"), None).await.err().unwrap().message(), e.message());
         assert!(e.message().contains(says) && e.message().contains("models/a"), "{e}");
     }
 }

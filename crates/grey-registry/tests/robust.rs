@@ -19,7 +19,9 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use grey_core::{DType, Dim, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version, VersionChoice};
+use grey_core::{
+    DType, Dim, Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version, VersionChoice,
+};
 use grey_registry::{Catalog, DataFolder, Draft, FilePath, Manifest};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
@@ -110,6 +112,11 @@ impl Folder {
 
 /// The counter of uploads starts anew with the process, and in a container the process id is
 /// always the same: a clock that was set back must not lead to a name that is taken.
+/// Why model `a` is refused; other models must not suffer.
+fn unreadable(c: &Catalog) -> Option<Error> {
+    c.unreadable().get(&id("a")).cloned()
+}
+
 #[tokio::test]
 async fn a_restart_never_writes_over_files() {
     let f = Folder::new();
@@ -201,7 +208,7 @@ async fn a_manifest_whose_files_are_not_its_hash_is_refused() {
     text["files"][0]["sha256"] = other.clone().into();
     std::fs::write(&path, serde_json::to_vec(&text).unwrap()).unwrap();
     std::fs::write(f.model("a").join("files").join(&m.upload).join("m.onnx"), "other bytes").unwrap();
-    let e = f.catalog().await.err().expect("other files under the old hash");
+    let e = unreadable(&f.catalog().await.unwrap()).expect("other files under the old hash");
     assert!(e.message().contains(&m.model_hash.to_string()) && e.message().contains(&other), "{e}");
 }
 
@@ -220,9 +227,27 @@ async fn an_index_entry_that_contradicts_itself_is_refused() {
         let mut text = good.clone();
         text[field] = wrong;
         std::fs::write(&path, serde_json::to_vec(&text).unwrap()).unwrap();
-        let e = f.catalog().await.err().unwrap_or_else(|| panic!("a wrong {field} was taken"));
+        let e = unreadable(&f.catalog().await.unwrap()).unwrap_or_else(|| panic!("a wrong {field} was taken"));
         assert!(e.message().contains("models/a/index/000000000001.json"), "{e}");
+        let c = f.catalog().await.unwrap();
+        assert_eq!(c.begin_add(id("a"), None).await.err().unwrap().message(), e.message());
+        add(&c, "b", None, field.as_bytes()).await.unwrap();
+        assert!(f.model("a").join("versions/1/manifest.json").exists(), "what cannot be read is left as it is");
     }
+}
+
+/// What could not be read again is not written: such a model would be lost with the next start.
+#[tokio::test]
+async fn a_manifest_too_large_to_read_is_not_written() {
+    let f = Folder::new();
+    let c = f.catalog().await.unwrap();
+    let mut session = c.begin_add(id("a"), None).await.unwrap();
+    session.file(FilePath::new("m.onnx").unwrap(), body(b"m"), 100).await.unwrap();
+    let metadata = [("k".to_owned(), "v".repeat(17 << 20))].into();
+    let e = session.commit(Draft { metadata, ..draft() }).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::TooLarge);
+    assert!(c.list().await.is_empty());
+    add(&f.catalog().await.unwrap(), "a", None, b"m").await.unwrap();
 }
 
 #[tokio::test]
@@ -231,11 +256,11 @@ async fn huge_and_deep_documents_are_refused() {
     add(&f.catalog().await.unwrap(), "a", None, b"first").await.unwrap();
     let path = f.model("a").join("versions/1/manifest.json");
     std::fs::write(&path, "[".repeat(1 << 20)).unwrap();
-    let e = f.catalog().await.err().unwrap();
+    let e = unreadable(&f.catalog().await.unwrap()).unwrap();
     assert!(e.message().contains("versions/1/manifest.json is not what Grey wrote"), "{e}");
     // Sparse: it has the size, and nobody writes it.
     std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
-    let e = f.catalog().await.err().unwrap();
+    let e = unreadable(&f.catalog().await.unwrap()).unwrap();
     assert!(e.message().contains("has 1099511627776 bytes, at most"), "{e}");
 }
 

@@ -21,6 +21,8 @@ pub const HTTP_DEFAULT: &str = "127.0.0.1:8000";
 const SECONDS_MAX: u64 = 86_400;
 /// Most threads or instances that may be configured per model: more than any machine has cores.
 const PER_MODEL_MAX: u32 = 4096;
+/// Least memory of a host that may be configured: with less no runtime starts.
+const HOST_MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Most rows of one run that may be configured.
 const BATCH_SIZE_MAX: u32 = 65_536;
 
@@ -100,6 +102,8 @@ pub struct Limits {
     pub connections_max: u32,
     /// Rows that may wait per version; `None`: the node's default.
     pub queue_rows_max: Option<u32>,
+    /// Private memory that one engine host may use, bytes; `None`: all of the machine's.
+    pub host_memory_bytes_max: Option<u64>,
 }
 
 impl Default for Limits {
@@ -109,6 +113,7 @@ impl Default for Limits {
             inflight_bytes_max: None,
             connections_max: CONNECTIONS_MAX_DEFAULT,
             queue_rows_max: None,
+            host_memory_bytes_max: None,
         }
     }
 }
@@ -208,6 +213,9 @@ impl NodeConfig {
         if let Some(n) = self.limits.inflight_bytes_max {
             out.inflight_bytes_max = within("limits.inflight_bytes_max", n, 1, u64::MAX)?;
         }
+        if let Some(n) = self.limits.host_memory_bytes_max {
+            within("limits.host_memory_bytes_max", n, HOST_MEMORY_BYTES_MIN, u64::MAX)?;
+        }
         if let Some(n) = self.limits.queue_rows_max {
             within("limits.queue_rows_max", n.into(), 1, u32::MAX.into())?;
             out.queue_rows_max = n;
@@ -218,6 +226,11 @@ impl NodeConfig {
             out.models.insert(id.clone(), entry.over(&format!("models.{id}"), out.defaults)?);
         }
         Ok(out)
+    }
+
+    /// Private memory that one engine host may use; `None` if not even the machine's is known.
+    pub fn host_memory_bytes(&self) -> Option<u64> {
+        self.limits.host_memory_bytes_max.or_else(|| grey_serving::Machine::read().memory_bytes)
     }
 
     /// How long a shutdown waits for queued work.

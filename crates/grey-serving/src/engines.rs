@@ -1,28 +1,41 @@
 //! Which engines this node can start, and how.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use grey_core::{Error, ErrorKind, Result};
 use grey_engine::{
-    EngineKind, Host, Launcher,
+    EngineKind, Host, HostError, Launcher,
     discover::{self, DiscoverEnv, Found, NotFound},
 };
 
 use grey_registry::ModelFile;
 
-use crate::api::EngineReport;
+use tokio::sync::Mutex;
+
+use crate::{api::EngineReport, clock};
+
+/// When a start that failed for want of the node's own resources is tried again.
+const RETRY_AFTER_WANT: Duration = Duration::from_secs(1);
+/// For how long a report is given again: each starts a host per engine, and anybody may ask.
+const REPORT_KEPT: Duration = Duration::from_secs(2);
 
 /// The engines of a node.
 pub struct Engines {
     launcher: Launcher,
     env: DiscoverEnv,
     onnxruntime_lib: Option<PathBuf>,
+    /// The last report, and when it was made. Locked while one is made: who asks meanwhile gets it.
+    reported: Mutex<Option<(Instant, Vec<EngineReport>)>>,
 }
 
 impl Engines {
     /// `onnxruntime_lib` is the operator's choice of library, tried before all others.
     pub fn new(launcher: Launcher, env: DiscoverEnv, onnxruntime_lib: Option<PathBuf>) -> Self {
-        Engines { launcher, env, onnxruntime_lib }
+        Engines { launcher, env, onnxruntime_lib, reported: Mutex::default() }
     }
 
     /// The engine that opens a file of this name.
@@ -61,14 +74,30 @@ impl Engines {
         let found = self.find(kind).map_err(|e| Error::new(ErrorKind::LoadFailed, e.to_string()))?;
         let mut launcher = self.launcher.clone();
         launcher.limits.readable.extend(folder);
-        launcher
-            .launch(kind, &found.library)
-            .await
-            .map_err(|e| Error::new(ErrorKind::LoadFailed, format!("cannot start a host for {kind}: {e}")))
+        launcher.launch(kind, &found.library).await.map_err(|e| {
+            let m = format!("cannot start a host for {kind}: {e}");
+            match e {
+                // The node's own want of descriptors, processes or memory; it passes.
+                HostError::System { .. } => Error::new(ErrorKind::Unavailable, m).with_retry_after(RETRY_AFTER_WANT),
+                _ => Error::new(ErrorKind::LoadFailed, m),
+            }
+        })
     }
 
     /// What `engine list` tells.
     pub(crate) async fn report(&self) -> Vec<EngineReport> {
+        let mut last = self.reported.lock().await;
+        if let Some((at, report)) = &*last
+            && clock::now().saturating_duration_since(*at) < REPORT_KEPT
+        {
+            return report.clone();
+        }
+        let report = self.report_now().await;
+        *last = Some((clock::now(), report.clone()));
+        report
+    }
+
+    async fn report_now(&self) -> Vec<EngineReport> {
         let mut all = Vec::new();
         for kind in EngineKind::ALL {
             let mut report = EngineReport {

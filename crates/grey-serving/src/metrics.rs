@@ -55,6 +55,8 @@ pub(crate) struct Metrics {
     execute: Histograms,
     batch_size: Histograms,
     inferences: Family<InferenceLabels, Counter>,
+    /// The labels in use of each version, so that they go with it.
+    inference_labels: Mutex<HashMap<ModelLabels, HashSet<InferenceLabels>>>,
     restarts: Family<ModelLabels, Counter>,
     queue_rows: Family<ModelLabels, Gauge>,
     rejected: Family<ReasonLabels, Counter>,
@@ -80,6 +82,7 @@ impl Metrics {
             execute: Family::new_with_constructor(seconds),
             batch_size: Family::new_with_constructor(rows),
             inferences: Family::default(),
+            inference_labels: Mutex::default(),
             restarts: Family::default(),
             queue_rows: Family::default(),
             rejected: Family::default(),
@@ -131,6 +134,9 @@ impl Metrics {
         }
         self.restarts.remove(&labels);
         self.queue_rows.remove(&labels);
+        for series in self.inference_labels.lock().remove(&labels).unwrap_or_default() {
+            self.inferences.remove(&series);
+        }
     }
 
     pub(crate) fn rejected(&self, kind: ErrorKind) {
@@ -188,12 +194,14 @@ impl ModelMetrics {
         }
         let tenant_label = self.all.tenant_label(tenant);
         let capped = tenant_label == OTHER_TENANTS;
-        let counter = self.all.inferences.get_or_create_owned(&InferenceLabels {
+        let labels = InferenceLabels {
             model: self.labels.model.clone(),
             version: self.labels.version.clone(),
             tenant: tenant_label,
             status,
-        });
+        };
+        let counter = self.all.inferences.get_or_create_owned(&labels);
+        self.all.inference_labels.lock().entry(self.labels.clone()).or_default().insert(labels);
         counter.inc();
         if !capped {
             outcomes.insert((tenant.clone(), status), counter);
@@ -229,6 +237,6 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         all.forget(&ModelId::new("digits").unwrap(), &Version::new("1").unwrap());
-        assert!(!all.text(0, 0).contains("grey_ai_batch_size_bucket{"));
+        assert!(!all.text(0, 0).contains("model=\"digits\""), "nothing is left of a version that is gone");
     }
 }

@@ -9,10 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Version};
+use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Tensor, Version};
 use grey_engine::{
-    HostExit, RunError,
-    supervise::{Decision, RestartPolicy},
+    Host, HostExit, RunError,
+    supervise::{Decision, Life, RestartPolicy},
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -51,7 +51,11 @@ pub(crate) struct Model {
     work: Notify,
     phase: watch::Sender<Phase>,
     /// What each live instance runs on.
-    hosts: Mutex<BTreeMap<u32, HostView>>,
+    hosts: Mutex<BTreeMap<u32, Live>>,
+    /// A host came up, or the breaker opened.
+    hosts_changed: Notify,
+    /// Whether the engine takes only UTF-8 as elements of `BYTES`.
+    utf8_strings: bool,
     /// Set while no host lives and the breaker is open.
     outage: Mutex<Option<Error>>,
     rows: Mutex<RowsVerdict>,
@@ -72,6 +76,12 @@ enum Phase {
 enum Ended {
     Closed,
     Died(HostExit),
+}
+
+/// A host that lives.
+struct Live {
+    view: HostView,
+    host: Host,
 }
 
 /// What a model is made of.
@@ -105,6 +115,8 @@ impl Model {
             work: Notify::new(),
             phase: watch::Sender::new(Phase::Serving),
             hosts: Mutex::default(),
+            hosts_changed: Notify::new(),
+            utf8_strings: first.host.hello().engine.utf8_strings,
             outage: Mutex::default(),
             rows: Mutex::new(parts.rows),
             slowest_us: AtomicU64::new(parts.bucket_us.values().copied().max().unwrap_or(0)),
@@ -130,6 +142,10 @@ impl Model {
         let name = self.id.as_str();
         self.signature.check_inputs(name, &request.inputs)?;
         self.signature.check_outputs(name, &request.outputs)?;
+        if self.utf8_strings {
+            // Here and not in the run, where it would fail the requests beside it.
+            request.inputs.iter().try_for_each(Tensor::check_utf8)?;
+        }
         if let Some(outage) = self.outage.lock().clone() {
             return Err(outage);
         }
@@ -185,15 +201,32 @@ impl Model {
         Ok(())
     }
 
-    /// Requests accepted and not answered.
-    pub(crate) fn unanswered(&self) -> usize {
-        self.queue.lock().unanswered()
+    /// Waits until a host lives, `Err` when the breaker opens.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        loop {
+            let changed = self.hosts_changed.notified();
+            if let Some(e) = self.outage.lock().clone() {
+                return Err(e);
+            }
+            if !self.hosts.lock().is_empty() || *self.phase.borrow() == Phase::Closed {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends the hosts now: what runs on them fails.
+    pub(crate) fn kill(&self) {
+        for live in self.hosts.lock().values() {
+            live.host.kill();
+        }
     }
 
     /// Fails what waits with `why`, lets runs finish, ends the hosts, and returns when they have.
     pub(crate) async fn close(&self, why: &Error) {
         self.queue.lock().close(why);
         self.phase.send_replace(Phase::Closed);
+        self.hosts_changed.notify_waiters();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in tasks {
             if let Err(e) = task.await {
@@ -221,7 +254,7 @@ impl Model {
     }
 
     pub(crate) fn host_views(&self) -> Vec<HostView> {
-        self.hosts.lock().values().cloned().collect()
+        self.hosts.lock().values().map(|l| l.view.clone()).collect()
     }
 
     pub(crate) fn batching_view(&self) -> BatchingView {
@@ -250,8 +283,11 @@ impl Model {
             };
             first = true;
             self.host_up(index, &host);
-            let ended = self.serve(&host, permits, &mut phase).await;
+            let (up, mut served) = (clock::now(), false);
+            let ended = self.serve(&host, permits, &mut phase, &mut served).await;
             self.hosts.lock().remove(&index);
+            // It may have been woken for work that it now leaves to another instance.
+            self.work.notify_one();
             match ended {
                 Ended::Closed => {
                     host.host.unload().await;
@@ -259,7 +295,9 @@ impl Model {
                 }
                 Ended::Died(exit) => {
                     tracing::warn!(model = %self.id, version = %self.version, "engine host died: {exit}");
-                    policy.died(clock::now());
+                    let now = clock::now();
+                    let life = if served { Life::Served } else { Life::Idle(now.saturating_duration_since(up)) };
+                    policy.died(now, life);
                 }
             }
         }
@@ -303,7 +341,12 @@ impl Model {
                 }
                 Err(e) => {
                     tracing::error!(model = %self.id, version = %self.version, "engine host did not start: {e}");
-                    policy.died(clock::now());
+                    if e.kind() == ErrorKind::Unavailable {
+                        // The node is short of something: that says nothing of the model.
+                        tokio::time::sleep(e.retry_after().unwrap_or(RETRY_AFTER_DEATH)).await;
+                    } else {
+                        policy.died(clock::now(), Life::NeverReady);
+                    }
                 }
             }
         }
@@ -324,16 +367,24 @@ impl Model {
         queue.close(&e);
         queue.reopen();
         *self.outage.lock() = Some(e);
+        self.hosts_changed.notify_waiters();
     }
 
     fn host_up(&self, index: u32, opened: &Opened) {
         let view = HostView { pid: opened.host.pid(), runtime: opened.runtime.clone() };
-        self.hosts.lock().insert(index, view);
+        self.hosts.lock().insert(index, Live { view, host: opened.host.clone() });
         *self.outage.lock() = None;
+        self.hosts_changed.notify_waiters();
     }
 
     /// Runs batches on one host until it dies or the model closes.
-    async fn serve(&self, opened: &Opened, permits: &PermitPool, phase: &mut watch::Receiver<Phase>) -> Ended {
+    async fn serve(
+        &self,
+        opened: &Opened,
+        permits: &PermitPool,
+        phase: &mut watch::Receiver<Phase>,
+        served: &mut bool,
+    ) -> Ended {
         loop {
             if *phase.borrow() == Phase::Closed {
                 return Ended::Closed;
@@ -366,7 +417,7 @@ impl Model {
             let Some(work) = self.queue.lock().take(clock::now()) else { continue };
             // More may wait than this batch holds: another idle instance can take it.
             self.work.notify_one();
-            let died = self.run(opened, work).await;
+            let died = self.run(opened, work, served).await;
             drop(permit);
             if let Some(exit) = died {
                 return Ended::Died(exit);
@@ -375,12 +426,13 @@ impl Model {
     }
 
     /// Runs one batch and answers its requests. Returns how the host ended, if it did.
-    async fn run(&self, opened: &Opened, mut work: Work) -> Option<HostExit> {
+    async fn run(&self, opened: &Opened, mut work: Work, served: &mut bool) -> Option<HostExit> {
         let rows: u32 = work.batch.parts.iter().map(|p| p.rows).sum();
         let inputs = std::mem::take(&mut work.inputs);
         let result = opened.host.run(opened.handle, inputs, work.wanted.clone(), Some(self.run_timeout())).await;
         let (result, died) = match result {
             Ok(out) => {
+                *served = true;
                 let us = u64::try_from(out.execute.as_micros()).unwrap_or(u64::MAX);
                 self.slowest_us.fetch_max(us, Ordering::Relaxed);
                 if work.batched {
@@ -412,6 +464,8 @@ impl Model {
             RunError::Model(why) => {
                 (Error::new(ErrorKind::ModelFailed, format!("{name} failed on this input: {why}")), None)
             }
+            // Runs of requests are never given up.
+            RunError::GivenUp => (Error::internal(format!("{name}: {e}")), None),
             RunError::Timeout { limit, exit } => (
                 Error::new(
                     ErrorKind::ModelFailed,
@@ -431,7 +485,9 @@ impl Model {
     }
 
     fn withdraw(&self, ticket: u64) {
-        self.queue.lock().cancel(ticket);
+        let mut queue = self.queue.lock();
+        queue.cancel(ticket);
+        self.metrics.queue_rows.set(i64::from(queue.rows()));
     }
 }
 

@@ -17,9 +17,10 @@ use grey_core::{
 use grey_engine::{BatchInput, RunError};
 use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
 use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    BytesPermit, ServingConfig,
+    BytesPermit, Machine, ServingConfig,
     api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus},
     assemble::{RunRows, assemble},
     budget::BytesBudget,
@@ -32,17 +33,17 @@ use crate::{
     permits::PermitPool,
     probe::{Probe, Step, Verdict},
     profile::{ProfileKey, ProfileRecord, Profiles, RowsVerdict},
+    queue::expired,
     stats::Stats,
     wanted::{Want, WantedSet},
 };
 
 /// Most time that a probe's runs may take together, behind a model's first answers (the design,
-/// §5). Waiting for permits is not counted: a busy machine must not decide how a model is served.
+/// §5). Waiting for permits and for the host is not counted: a busy machine must not decide how a
+/// model is served.
 const PROBE_RUN_TIME_MAX: Duration = Duration::from_secs(5);
 /// A model that failed to load is not tried again by requests for this long.
 const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
-/// How often a drain looks whether all requests are answered.
-const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// What is registered by [`Node::add`].
 #[derive(Clone, Debug)]
@@ -79,6 +80,10 @@ struct Inner {
     slots: RwLock<HashMap<ModelId, HashMap<Version, Arc<Slot>>>>,
     next_permit_key: AtomicU64,
     draining: AtomicBool,
+    /// Requests taken and not answered, those that wait for a load among them.
+    unanswered: watch::Sender<usize>,
+    /// Loads that may be under way at once.
+    loads: Semaphore,
     restored: OnceLock<()>,
 }
 
@@ -124,7 +129,9 @@ impl Node {
     /// Opens the registry in `data` and restores in the background what was loaded.
     pub async fn start(config: ServingConfig, data: DataFolder, engines: Engines) -> Result<Node> {
         let catalog = Catalog::open(data.store()?, unix_seconds).await?;
-        let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines };
+        let memory_bytes = Machine::read().memory_bytes;
+        let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines, memory_bytes };
+        let loads = Semaphore::new(config.cores.max(1) as usize);
         let node = Node(Arc::new(Inner {
             permits: PermitPool::new(config.cores),
             budget: BytesBudget::new(config.inflight_bytes_max),
@@ -139,6 +146,8 @@ impl Node {
             slots: RwLock::default(),
             next_permit_key: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            unanswered: watch::Sender::new(0),
+            loads,
             restored: OnceLock::new(),
         }));
         let restoring = node.clone();
@@ -175,7 +184,9 @@ impl Node {
 
     /// Answers one request. Dropping the future cancels it: it leaves the queue, or its answer is dropped.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse> {
-        let answer = match self.serving(&request.model).await {
+        // Counted before the look at `draining`: a drain either sees this request or refuses it.
+        let _unanswered = Unanswered::new(&self.0.unanswered);
+        let answer = match self.serving_by(&request.model, request.deadline).await {
             Ok(model) => model.infer(request).await,
             Err(e) => Err(e),
         };
@@ -187,6 +198,17 @@ impl Node {
                 self.0.metrics.rejected(e.kind());
             }
         })
+    }
+
+    /// [`Node::serving`], within the request's own time. A load goes on without it.
+    async fn serving_by(&self, reference: &ModelRef, deadline: Option<std::time::Instant>) -> Result<Arc<Model>> {
+        match deadline {
+            None => self.serving(reference).await,
+            Some(at) => {
+                let serving = tokio::time::timeout_at(at.into(), self.serving(reference));
+                serving.await.unwrap_or_else(|_elapsed| Err(expired()))
+            }
+        }
     }
 
     /// The loaded model that a request means; loads it on demand.
@@ -270,13 +292,18 @@ impl Node {
     pub async fn load(&self, model: &ModelRef) -> Result<ModelDetails> {
         self.not_draining()?;
         let manifest = self.0.catalog.resolve(model).await?;
-        self.loaded(&manifest, true).await?;
+        self.loaded(&manifest, true).await?.settled().await?;
         self.details(&manifest).await
     }
 
     /// Unloads a version (all loaded versions, if none is named): queued requests fail with 503,
     /// running ones finish, the hosts end. Waits until they have.
     pub async fn unload(&self, model: &ModelRef) -> Result<()> {
+        let (node, model) = (self.clone(), model.clone());
+        to_the_end(async move { node.unload_now(&model).await }).await
+    }
+
+    async fn unload_now(&self, model: &ModelRef) -> Result<()> {
         let manifests = match &model.version {
             VersionChoice::Exact(_) => vec![self.0.catalog.resolve(model).await?],
             VersionChoice::Latest => self.0.catalog.index(&model.id).await?.manifests.values().cloned().collect(),
@@ -291,6 +318,11 @@ impl Node {
     /// Unloads and removes a version, or all versions of the model if `version` is `None`.
     /// Returns the removed versions.
     pub async fn remove(&self, id: &ModelId, version: Option<&Version>) -> Result<Vec<Version>> {
+        let (node, id, version) = (self.clone(), id.clone(), version.cloned());
+        to_the_end(async move { node.remove_now(&id, version.as_ref()).await }).await
+    }
+
+    async fn remove_now(&self, id: &ModelId, version: Option<&Version>) -> Result<Vec<Version>> {
         let gone = self.0.catalog.remove(id, version).await?;
         for v in &gone {
             let e = Error::not_found(format!("model '{id}' version '{v}' was removed"));
@@ -323,6 +355,12 @@ impl Node {
             all.extend(manifests.into_iter().map(|m| self.status(m, index.latest())));
         }
         Ok(all)
+    }
+
+    /// Models whose registry entries could not be read when the node started, and why: they are
+    /// refused until somebody mends them and starts the node again.
+    pub fn unreadable(&self) -> &BTreeMap<ModelId, Error> {
+        self.0.catalog.unreadable()
     }
 
     /// One version. `NotFound` names the model, or the versions that exist.
@@ -399,23 +437,28 @@ impl Node {
     /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts.
     pub async fn drain(&self, longest: Duration) {
         self.start_draining();
+        let mut unanswered = self.0.unanswered.subscribe();
+        // The sender lives in this node.
+        let answered = async { unanswered.wait_for(|n| *n == 0).await.map(|_| ()) };
+        let in_time = tokio::time::timeout(longest, answered).await.is_ok();
+        // Also those that finished loading meanwhile.
         let models: Vec<Arc<Model>> = {
             let slots = self.0.slots.read();
             slots.values().flat_map(|v| v.values()).filter_map(|s| s.model()).collect()
         };
-        let answered = async {
-            while models.iter().any(|m| m.unanswered() > 0) {
-                tokio::time::sleep(DRAIN_POLL).await;
-            }
-        };
-        if tokio::time::timeout(longest, answered).await.is_err() {
-            let left: usize = models.iter().map(|m| m.unanswered()).sum();
+        if !in_time {
+            let left = *self.0.unanswered.borrow();
             tracing::warn!("{left} requests were not answered within {longest:?} and fail");
         }
         let why = unavailable("the node is shutting down".into());
-        for m in models {
+        let closing = models.iter().map(|m| async {
+            if !in_time {
+                // What still runs has had its time.
+                m.kill();
+            }
             m.close(&why).await;
-        }
+        });
+        futures_util::future::join_all(closing).await;
     }
 
     /// The metrics in OpenMetrics text form.
@@ -465,8 +508,7 @@ impl Node {
     /// Loads a version once, however many ask. It goes on if the one who asked goes away.
     async fn load_with(&self, manifest: &Arc<Manifest>, operator: bool, opened: Option<Opened>) -> Result<Arc<Model>> {
         let (node, manifest) = (self.clone(), manifest.clone());
-        let task = tokio::spawn(async move { node.load_now(&manifest, operator, opened).await });
-        task.await.unwrap_or_else(|e| Err(Error::internal(format!("loading failed: {e}"))))
+        to_the_end(async move { node.load_now(&manifest, operator, opened).await }).await
     }
 
     async fn load_now(&self, manifest: &Arc<Manifest>, operator: bool, opened: Option<Opened>) -> Result<Arc<Model>> {
@@ -502,7 +544,13 @@ impl Node {
             Ok(model) => {
                 *state = SlotState::Ready(model.clone());
                 drop(state);
-                self.0.wanted.set(&manifest.id, &manifest.version, Some(Want::Loaded))?;
+                if let Err(e) = self.0.wanted.set(&manifest.id, &manifest.version, Some(Want::Loaded)) {
+                    tracing::error!(model = %model.id, version = %model.version, "will not be restored by a restart: {e}");
+                    // A request is answered all the same; an operator's word that is not kept is an error.
+                    if operator {
+                        return Err(e);
+                    }
+                }
                 Ok(model)
             }
             Err(error) => {
@@ -514,6 +562,8 @@ impl Node {
     }
 
     async fn open(&self, manifest: &Arc<Manifest>, slot: &Slot, opened: Option<Opened>) -> Result<Arc<Model>> {
+        // Each holds a model's bytes and a starting runtime. Never closed, so never an error.
+        let _turn = self.0.loads.acquire().await;
         let began = clock::now();
         let config = *self.0.config.model(&manifest.id);
         let opener = &self.0.opener;
@@ -595,7 +645,8 @@ impl Node {
             Probed::TooSlow => RowsVerdict {
                 independent: false,
                 reason: format!(
-                    "not proven: the probe's runs took more than {PROBE_RUN_TIME_MAX:?}; declare batch_axis to batch it"
+                    "not proven: the probe's runs took more than {PROBE_RUN_TIME_MAX:?}; declare batch_axis to batch \
+                     it, or load it again to probe again"
                 ),
             },
             Probed::HostEnded => RowsVerdict {
@@ -605,8 +656,8 @@ impl Node {
         };
         tracing::info!(model = %model.id, version = %model.version, batched = verdict.independent, "{}", verdict.reason);
         model.set_rows(verdict.clone());
-        // That a host ended says nothing of the model that would still hold tomorrow.
-        if !matches!(found, Probed::HostEnded) {
+        // That a host ended, or that the machine was slow, need not hold tomorrow.
+        if matches!(found, Probed::Verdict(_)) {
             record.rows = Some(verdict);
             record.bucket_us = model.bucket_us();
             if let Err(e) = self.0.profiles.write(&record) {
@@ -633,17 +684,19 @@ impl Node {
                 parts: vec![t.data().clone()],
             });
             let permit = self.0.permits.acquire(model.permit_key(), model.threads).await;
-            let began = clock::now();
             // The budget gives a run up, which leaves the host alone; only the run timeout ends it.
-            let run = host.run(handle, inputs.collect(), wanted.clone(), Some(model.run_timeout()));
-            let Ok(result) = tokio::time::timeout(left, run).await else { return Probed::TooSlow };
-            left = left.saturating_sub(clock::now().saturating_duration_since(began));
+            let limit = Some(model.run_timeout());
+            let result = host.run_within(handle, inputs.collect(), wanted.clone(), limit, Some(left)).await;
             drop(permit);
             probe.feed(match result {
-                Ok(out) => RunRows::new(out.outputs, None, signature)
-                    .and_then(|rows| assemble(&[(&rows, 0, 0)], &wanted, signature))
-                    .map_err(|e| e.message().to_owned()),
+                Ok(out) => {
+                    left = left.saturating_sub(out.execute);
+                    RunRows::new(out.outputs, None, signature)
+                        .and_then(|rows| assemble(&[(&rows, 0, 0)], &wanted, signature))
+                        .map_err(|e| e.message().to_owned())
+                }
                 Err(RunError::Model(m)) => Err(m),
+                Err(RunError::GivenUp) => return Probed::TooSlow,
                 Err(RunError::HostDied(_) | RunError::Timeout { .. }) => return Probed::HostEnded,
             });
         }
@@ -693,6 +746,28 @@ impl Node {
             threads: model.as_ref().map(|m| m.threads),
             hosts: model.map(|m| m.host_views()).unwrap_or_default(),
         })
+    }
+}
+
+/// Runs a change to its end, even if whoever asked for it goes away: half of it would leave hosts
+/// that nobody can name.
+async fn to_the_end<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(change).await.unwrap_or_else(|e| Err(Error::internal(format!("a change did not end: {e}"))))
+}
+
+/// A request that was taken, for as long as it is not answered.
+struct Unanswered<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Unanswered<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|n| *n += 1);
+        Unanswered(count)
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Opener {
     /// Where the catalog's objects lie as files, for versions of several files.
     pub(crate) store_path: PathBuf,
     pub(crate) engines: Engines,
+    /// The machine's memory, if it can be told.
+    pub(crate) memory_bytes: Option<u64>,
 }
 
 impl Opener {
@@ -78,6 +80,13 @@ impl Opener {
 
     /// The verified files of a version, in the form in which hosts get them.
     pub(crate) async fn artifact(&self, id: &ModelId, upload: &str, files: &[ModelFile]) -> Result<Artifact> {
+        let bytes: u64 = files.iter().map(|f| f.size).sum();
+        if let Some(memory) = self.memory_bytes.filter(|m| bytes > *m) {
+            return Err(Error::new(
+                ErrorKind::LoadFailed,
+                format!("the model's files have {bytes} bytes, this machine has {memory} bytes of memory"),
+            ));
+        }
         if let [file] = files {
             let mut sealed = SealedFile::writer(file.path.as_str()).map_err(|e| sealing(&e))?;
             self.catalog.fetch(id, upload, file, &mut sealed).await?;

@@ -278,11 +278,6 @@ impl Queue {
         self.batcher.queued_rows()
     }
 
-    /// Requests accepted and not yet answered.
-    pub(crate) fn unanswered(&self) -> usize {
-        self.pending.len()
-    }
-
     fn end(&mut self, ticket: u64, answer: Result<Answer>) {
         if let Some(p) = self.forget_returning(ticket) {
             // The receiver is gone when the caller went away in this moment; then nobody waits.

@@ -18,7 +18,7 @@ pub(crate) struct Stats {
     compute_input: StatDuration,
     compute_infer: StatDuration,
     compute_output: StatDuration,
-    // Bounded by the batch sizes that can run: `max_batch_size` entries.
+    // Bounded: see `batch_key`.
     batches: BTreeMap<u32, BatchStatistics>,
 }
 
@@ -30,11 +30,19 @@ pub(crate) struct RunTimes {
     pub(crate) copy_out: Duration,
 }
 
+/// Batch sizes up to this one have an entry each; larger ones, which only requests that run alone
+/// reach, share one per power of two.
+const BATCH_SIZES_EXACT: u32 = 256;
+
+fn batch_key(rows: u32) -> u32 {
+    if rows <= BATCH_SIZES_EXACT { rows } else { rows.checked_next_power_of_two().unwrap_or(u32::MAX) }
+}
+
 impl Stats {
     /// A run of `rows` rows (before padding) ended well.
     pub(crate) fn ran(&mut self, rows: u32, times: RunTimes) {
         self.execution_count += 1;
-        let b = self.batches.entry(rows).or_default();
+        let b = self.batches.entry(batch_key(rows)).or_default();
         b.compute_input.add(1, times.copy_in);
         b.compute_infer.add(1, times.execute);
         b.compute_output.add(1, times.copy_out);

@@ -47,9 +47,12 @@ impl Client {
     /// The list that an answer holds under `key`.
     pub(crate) fn list(&self, path: &str, key: &str) -> Result<Value, Failure> {
         let mut answer = self.get(path)?;
-        answer.get_mut(key).filter(|v| v.is_array()).map(Value::take).ok_or_else(|| {
-            Failure::unexpected(format!("{}{path} answered without '{key}'; is it a Grey node?", self.url))
-        })
+        answer.get_mut(key).filter(|v| v.is_array()).map(Value::take).ok_or_else(|| self.stranger(key))
+    }
+
+    /// What it means that an answer has no `key`.
+    pub(crate) fn stranger(&self, key: &str) -> Failure {
+        Failure::unexpected(format!("{} answered without '{key}'; is it a Grey node?", self.url))
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<Value, Failure> {

@@ -79,10 +79,29 @@ fn start_logging(args: &ServeArgs) -> Result<(), Failure> {
     started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))
 }
 
-async fn serve(config: NodeConfig, data: PathBuf, json: bool, context: HostContext) -> Result<(), Failure> {
+/// Descriptors that connections leave to hosts, models and the registry.
+const RESERVED_FILES: u64 = 512;
+
+/// Most connections under a limit of `files` descriptors.
+fn connections(configured: u32, files: u64) -> u32 {
+    let room = u32::try_from(files.saturating_sub(RESERVED_FILES).max(1)).unwrap_or(u32::MAX);
+    if room < configured {
+        tracing::warn!(
+            "at most {room} connections, not {configured} (limits.connections_max): this process may open {files} files"
+        );
+    }
+    configured.min(room)
+}
+
+async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostContext) -> Result<(), Failure> {
+    match grey_engine::contain::raise_open_files() {
+        Ok(files) => config.limits.connections_max = connections(config.limits.connections_max, files),
+        Err(e) => tracing::warn!("the limit of open files cannot be raised: {e}"),
+    }
     if let Err(e) = grey_engine::contain::protect_memory() {
         tracing::warn!("other processes of this user can read the node's memory: {e}");
     }
+    let serving = config.to_serving().map_err(refused)?;
     let folder = DataFolder::open(&data).map_err(refused)?;
     let launcher = Launcher {
         command: context.host_command,
@@ -90,13 +109,14 @@ async fn serve(config: NodeConfig, data: PathBuf, json: bool, context: HostConte
             config::Isolation::Process => Isolation::Process,
             config::Isolation::Inline => Isolation::Inline,
         },
-        limits: Limits::default(),
+        limits: Limits { data_bytes: config.host_memory_bytes(), readable: Vec::new() },
         open: grey_engine::engines::open,
         load_timeout: LOAD_TIMEOUT_DEFAULT,
+        // What a run gives must fit into what may be in flight.
+        outputs_bytes_max: usize::try_from(serving.inflight_bytes_max).unwrap_or(usize::MAX),
     };
     let engines =
         Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
-    let serving = config.to_serving().map_err(refused)?;
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;

@@ -76,19 +76,21 @@ pub(crate) fn model(client: &Client, verb: ModelVerb, json: bool) -> Result<(), 
             print(&line)
         }
         ModelVerb::List => {
-            let models = client.list("/grey/v1/models", "models")?;
+            let answer = client.get("/grey/v1/models")?;
+            let models = answer.get("models").and_then(Value::as_array).ok_or_else(|| client.stranger("models"))?;
             if json {
-                return print_json(&models);
+                return print_json(&Value::Array(models.clone()));
             }
-            let rows: Vec<Vec<String>> = models
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(|m| {
-                    let latest = if m.get("latest") == Some(&Value::Bool(true)) { "latest" } else { "" };
-                    vec![text(m, "id"), text(m, "version"), latest.to_owned(), text(m, "state"), text(m, "reason")]
-                })
-                .collect();
+            let listed = models.iter().map(|m| {
+                let latest = if m.get("latest") == Some(&Value::Bool(true)) { "latest" } else { "" };
+                vec![text(m, "id"), text(m, "version"), latest.to_owned(), text(m, "state"), text(m, "reason")]
+            });
+            let unreadable = answer.get("unreadable").and_then(Value::as_object).into_iter().flatten();
+            let unreadable = unreadable.map(|(id, why)| {
+                let why = why.as_str().unwrap_or_default().to_owned();
+                vec![id.clone(), "?".to_owned(), String::new(), "unreadable".to_owned(), why]
+            });
+            let rows: Vec<Vec<String>> = listed.chain(unreadable).collect();
             if rows.is_empty() {
                 return print("no models; register one with: grey model add NAME FILE\n");
             }

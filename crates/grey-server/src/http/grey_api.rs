@@ -24,22 +24,18 @@ const UPLOAD_BYTES_MAX: u64 = 1 << 40;
 
 /// `GET /grey/v1/models`.
 pub(super) async fn list(State(app): State<Shared>) -> Answer {
-    Ok(json_response(StatusCode::OK, &json!({"models": app.node.list().await?})))
+    let unreadable: BTreeMap<_, _> = app.node.unreadable().iter().map(|(id, e)| (id, e.message())).collect();
+    Ok(json_response(StatusCode::OK, &json!({"models": app.node.list().await?, "unreadable": unreadable})))
 }
 
 /// `GET /grey/v1/models/{m}[/versions/{v}]`.
-pub(super) async fn show(State(app): State<Shared>, Target(model): Target) -> Answer {
-    Ok(json_response(StatusCode::OK, &app.node.show(&model).await?))
+pub(super) async fn show(State(app): State<Shared>, target: Target) -> Answer {
+    Ok(json_response(StatusCode::OK, &app.node.show(&target.model()).await?))
 }
 
 /// `POST /grey/v1/models/{m}[/versions/{v}]?version=&file=NAME&load=true|false&meta.K=V`: the
 /// body is the file's bytes. 201 for a new version, 200 for bytes that were there.
-pub(super) async fn add(
-    State(app): State<Shared>,
-    Target(model): Target,
-    Query(query): Query,
-    request: Request,
-) -> Answer {
+pub(super) async fn add(State(app): State<Shared>, target: Target, Query(query): Query, request: Request) -> Answer {
     if body::content_coding(request.headers())?.is_some() {
         return Err(Error::new(
             ErrorKind::UnsupportedMedia,
@@ -47,9 +43,11 @@ pub(super) async fn add(
         )
         .into());
     }
-    let mut version = match model.version {
-        VersionChoice::Latest => None,
-        VersionChoice::Exact(v) => Some(v),
+    let mut version = match target.version {
+        None => None,
+        Some(VersionChoice::Exact(v)) => Some(v),
+        // Which version that will be is for the registry to say, not for the caller: no name.
+        Some(VersionChoice::Latest) => Some(Version::new("latest")?),
     };
     let (mut file_name, mut load, mut metadata) = (None, true, BTreeMap::new());
     for (key, value) in query {
@@ -80,7 +78,7 @@ pub(super) async fn add(
     }
     let file_name = file_name
         .ok_or_else(|| Error::invalid("the query has no 'file', expected the file's name, e.g. file=model.onnx"))?;
-    let what = AddRequest { id: model.id, version, file_name, metadata, load, bytes_max: UPLOAD_BYTES_MAX };
+    let what = AddRequest { id: target.id, version, file_name, metadata, load, bytes_max: UPLOAD_BYTES_MAX };
     let added = app.node.add(what, chunks(request)).await?;
     let status = if added.existed { StatusCode::OK } else { StatusCode::CREATED };
     Ok(json_response(status, &added))
@@ -112,23 +110,20 @@ fn flag(name: &str, value: &str) -> Result<bool> {
 }
 
 /// `POST …/load`.
-pub(super) async fn load(State(app): State<Shared>, Target(model): Target) -> Answer {
-    Ok(json_response(StatusCode::OK, &app.node.load(&model).await?))
+pub(super) async fn load(State(app): State<Shared>, target: Target) -> Answer {
+    Ok(json_response(StatusCode::OK, &app.node.load(&target.model()).await?))
 }
 
 /// `POST …/unload`.
-pub(super) async fn unload(State(app): State<Shared>, Target(model): Target) -> Answer {
-    app.node.unload(&model).await?;
+pub(super) async fn unload(State(app): State<Shared>, target: Target) -> Answer {
+    app.node.unload(&target.one_or_all(&app.node).await?).await?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }
 
 /// `DELETE /grey/v1/models/{m}[/versions/{v}]`.
-pub(super) async fn remove(State(app): State<Shared>, Target(model): Target) -> Answer {
-    let version = match &model.version {
-        VersionChoice::Latest => None,
-        VersionChoice::Exact(v) => Some(v),
-    };
-    let removed = app.node.remove(&model.id, version).await?;
+pub(super) async fn remove(State(app): State<Shared>, target: Target) -> Answer {
+    let version = target.named(&app.node).await?;
+    let removed = app.node.remove(&target.id, version.as_ref()).await?;
     Ok(json_response(StatusCode::OK, &json!({"removed": removed})))
 }
 

@@ -26,9 +26,10 @@ async fn start(mut config: NodeConfig) -> Running {
     let launcher = Launcher {
         command: HostCommand { program: "/nonexistent".into(), args: vec![] },
         isolation: Isolation::Inline,
-        limits: contain::Limits { address_space_bytes: None, readable: vec![] },
+        limits: contain::Limits { data_bytes: None, readable: vec![] },
         open: grey_engine::engines::open,
         load_timeout: LOAD_TIMEOUT_DEFAULT,
+        outputs_bytes_max: 1 << 30,
     };
     let engines = Engines::new(launcher, DiscoverEnv::read(None), None);
     let folder = DataFolder::open(data.path()).unwrap();

@@ -56,24 +56,17 @@ impl Payload {
         };
     }
 
-    /// The bytes `range`, sharing memory. `None` if the range is not within the payload.
+    /// The bytes `range`, sharing memory. `None` if the range is not within the payload. Walks from
+    /// the first chunk: for slices one behind the other take a [`Payload::cursor`].
     pub fn slice(&self, range: Range<usize>) -> Option<Payload> {
-        if range.start > range.end || range.end > self.len {
-            return None;
-        }
-        let mut out = Payload::default();
-        let mut at = 0;
-        for chunk in self.chunks() {
-            let (start, end) = (range.start.max(at), range.end.min(at + chunk.len()));
-            if start < end {
-                out.push(chunk.slice(start - at..end - at));
-            }
-            at += chunk.len();
-            if at >= range.end {
-                break;
-            }
-        }
-        Some(out)
+        let mut cursor = self.cursor();
+        cursor.skip(range.start)?;
+        cursor.take(range.end.checked_sub(range.start)?)
+    }
+
+    /// A position from which slices are taken one behind the other, each chunk being walked once.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor { chunks: self.chunks(), within: 0, left: self.len }
     }
 
     /// Copies everything to the front of `out` and returns the number of bytes, or `None` if
@@ -99,6 +92,47 @@ impl Payload {
                 out.freeze()
             }
         }
+    }
+}
+
+/// A position in a [`Payload`].
+#[derive(Clone, Debug)]
+pub struct Cursor<'a> {
+    // Invariant: `within` is less than the length of the first chunk, or 0 if there is none.
+    chunks: &'a [Bytes],
+    within: usize,
+    left: usize,
+}
+
+impl Cursor<'_> {
+    /// Bytes behind the position.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The next `len` bytes, sharing memory. `None`, and the position stays, if fewer are left.
+    pub fn take(&mut self, len: usize) -> Option<Payload> {
+        let mut out = Payload::default();
+        self.step(len, |piece, range| out.push(piece.slice(range)))?;
+        Some(out)
+    }
+
+    /// Leaves the next `len` bytes out. `None`, and the position stays, if fewer are left.
+    pub fn skip(&mut self, len: usize) -> Option<()> {
+        self.step(len, |_, _| {})
+    }
+
+    fn step(&mut self, len: usize, mut each: impl FnMut(&Bytes, Range<usize>)) -> Option<()> {
+        self.left = self.left.checked_sub(len)?;
+        let mut wanted = len;
+        while wanted > 0 {
+            let (first, rest) = self.chunks.split_first()?;
+            let end = self.within.saturating_add(wanted).min(first.len());
+            each(first, self.within..end);
+            wanted -= end - self.within;
+            (self.chunks, self.within) = if end == first.len() { (rest, 0) } else { (self.chunks, end) };
+        }
+        Some(())
     }
 }
 
@@ -160,6 +194,30 @@ mod tests {
                 (None, None) => {}
                 (s, f) => prop_assert!(false, "{s:?} against {f:?}"),
             }
+        }
+
+        /// Slices one behind the other are those of the flat bytes, and no chunk is walked again.
+        #[test]
+        fn a_cursor_walks_once(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..9), 0..9),
+                               steps in prop::collection::vec((0usize..12, any::<bool>()), 0..20)) {
+            let flat: Vec<u8> = chunks.concat();
+            let p: Payload = chunks.into_iter().map(Bytes::from).collect();
+            let (mut cursor, mut at, mut pieces, mut taken) = (p.cursor(), 0, 0, 0);
+            for (len, take) in steps {
+                prop_assert_eq!(cursor.left(), flat.len() - at);
+                let fits = at + len <= flat.len();
+                if take {
+                    let slice = cursor.take(len);
+                    prop_assert_eq!(slice.as_ref().map(|s| s.to_contiguous()), flat.get(at..at + len).map(Bytes::copy_from_slice));
+                    taken += usize::from(slice.is_some());
+                    pieces += slice.map_or(0, |s| s.chunks().len());
+                } else {
+                    prop_assert_eq!(cursor.skip(len).is_some(), fits);
+                }
+                at += if fits { len } else { 0 };
+            }
+            // A slice adds one visit to a chunk that another has begun.
+            prop_assert!(pieces <= p.chunks().len() + taken);
         }
     }
 }

@@ -28,6 +28,9 @@ use super::error::shown;
 pub(crate) const BODY_IDLE: Duration = Duration::from_secs(60);
 /// Decompressed bytes per step, and so the grain in which the limit and the budget are checked.
 const STEP_BYTES: usize = 64 << 10;
+/// Frames below this are copied together. Kept as they came, each would cost more than it holds: its
+/// entry in the list, and a whole read buffer that it may be a slice of.
+const SMALL_FRAME_BYTES: usize = 4 << 10;
 /// Answers below this are not compressed: the frame would cost more than it saves.
 const COMPRESS_BYTES_MIN: usize = 256;
 
@@ -113,12 +116,12 @@ pub(crate) fn announced(headers: &HeaderMap, limit: u64) -> Result<Option<usize>
 
 /// Reads a whole body. `taken` bytes are in `permit` already; what comes beyond is added to it.
 pub(crate) async fn read(mut body: Body, limit: u64, taken: usize, permit: &mut BytesPermit) -> Result<Payload> {
-    let mut out = Payload::default();
+    let mut out = Gather::default();
     loop {
         let frame = tokio::time::timeout(BODY_IDLE, body.frame()).await.map_err(|_| {
             Error::new(ErrorKind::DeadlineExceeded, format!("the body stopped for {} s", BODY_IDLE.as_secs()))
         })?;
-        let Some(frame) = frame else { return Ok(out) };
+        let Some(frame) = frame else { return Ok(out.finish()) };
         let frame = frame.map_err(|e| Error::invalid(format!("the body was cut short: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
         let after = out.len().saturating_add(data.len());
@@ -128,6 +131,44 @@ pub(crate) async fn read(mut body: Body, limit: u64, taken: usize, permit: &mut 
         // Only what exceeds both the announcement and what came before is new.
         permit.grow(after.saturating_sub(taken.max(out.len())))?;
         out.push(data);
+    }
+}
+
+/// Frames put together: few chunks, whose memory is a small multiple of their bytes.
+#[derive(Default)]
+struct Gather {
+    whole: Payload,
+    /// Small frames since the last large one.
+    small: Vec<u8>,
+}
+
+impl Gather {
+    fn len(&self) -> usize {
+        self.whole.len() + self.small.len()
+    }
+
+    fn push(&mut self, frame: Bytes) {
+        if frame.len() >= SMALL_FRAME_BYTES {
+            self.flush();
+            self.whole.push(frame);
+            return;
+        }
+        self.small.extend_from_slice(&frame);
+        // Larger ones would be copied too often as they grow.
+        if self.small.len() >= STEP_BYTES {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut small = std::mem::take(&mut self.small);
+        small.shrink_to_fit();
+        self.whole.push(small.into());
+    }
+
+    fn finish(mut self) -> Payload {
+        self.flush();
+        self.whole
     }
 }
 
@@ -166,6 +207,7 @@ fn inflate(mut from: impl Read, coding: Coding, limit: u64, permit: &mut BytesPe
         }
         permit.grow(filled)?;
         step.truncate(filled);
+        step.shrink_to_fit();
         out.push(Bytes::from(step));
     }
 }
@@ -259,6 +301,8 @@ pub(crate) fn coding_value(coding: Coding) -> HeaderValue {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -272,6 +316,37 @@ mod tests {
         assert_eq!(accepted("gzip;q=0.1, deflate;q=0.5"), Some(Coding::Deflate));
         assert_eq!(accepted("gzip;q=0, br"), None);
         assert_eq!(accepted("identity"), None);
+    }
+
+    proptest! {
+        /// However a body is cut, its bytes stay, in few chunks; only small frames are copied.
+        #[test]
+        fn cuts_do_not_matter(cuts in prop::collection::vec(prop_oneof![0usize..4, 4000usize..4200, 0usize..70_000], 0..60)) {
+            let all = Bytes::from((0..cuts.iter().sum()).map(|i: usize| (i % 251) as u8).collect::<Vec<u8>>());
+            let (mut rest, mut gather, mut large) = (all.clone(), Gather::default(), Vec::new());
+            for n in cuts {
+                let frame = rest.split_to(n);
+                if n >= SMALL_FRAME_BYTES {
+                    large.push(frame.as_ptr());
+                }
+                gather.push(frame);
+            }
+            prop_assert_eq!(gather.len(), all.len());
+            let payload = gather.finish();
+            prop_assert_eq!(&payload.to_contiguous(), &all);
+            // Between two chunks of small frames lies a large frame.
+            prop_assert!(payload.chunks().len() <= 2 * (all.len() / SMALL_FRAME_BYTES) + 1);
+            prop_assert!(large.iter().all(|p| payload.chunks().iter().any(|c| c.as_ptr() == *p)));
+        }
+    }
+
+    #[test]
+    fn a_body_of_single_bytes_is_few_chunks() {
+        let mut gather = Gather::default();
+        let buffer = Bytes::from(vec![7u8; 1 << 20]);
+        (0..buffer.len()).for_each(|i| gather.push(buffer.slice(i..=i)));
+        assert_eq!(gather.finish().chunks().len(), (1 << 20) / STEP_BYTES);
+        assert!(buffer.is_unique(), "no frame is kept");
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Who may change the node's state while nobody has to authenticate: callers on this machine.
 //! A web page must not reach a node of its visitor, neither across origins (`Origin`) nor by
 //! making its own name resolve to this machine (`Host`).
+//!
+//! Guarded is what an operator changes: registering, loading, unloading, removing. Inference is not,
+//! though it may load a registered model on demand: a foreign page can send one without preflight
+//! but, without CORS headers, never reads the answer; what it spends is bounded as for any caller.
 
 use std::net::IpAddr;
 

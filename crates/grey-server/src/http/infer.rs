@@ -23,8 +23,8 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 const TENANT_HEADER: &str = "grey-tenant";
 
 /// `POST …/infer`.
-pub(super) async fn infer(State(app): State<Shared>, Target(model): Target, request: Request) -> Answer {
-    let now = clock::now();
+pub(super) async fn infer(State(app): State<Shared>, target: Target, request: Request) -> Answer {
+    let (now, model) = (clock::now(), target.model());
     let (parts, incoming) = request.into_parts();
     let header_length =
         parts.headers.get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes())).transpose()?;
@@ -32,13 +32,12 @@ pub(super) async fn infer(State(app): State<Shared>, Target(model): Target, requ
     let (body, mut permit) = read_body(&app, &parts.headers, incoming).await?;
     let signature = if header_length == Some(0) { Some(app.node.signature(&model).await?) } else { None };
 
-    let decoded = sized(body.len(), move || {
+    let (decoded, mut permit) = sized(body.len(), move || {
         let cx =
             DecodeContext { model: &model, header_length, tenant: tenant.as_ref(), signature: signature.as_ref(), now };
-        oip::decode(cx, &body)
+        oip::decode(cx, &body, &mut |bytes| permit.grow(bytes)).map(|d| (d, permit))
     })
     .await??;
-    permit.grow(decoded.made_bytes)?;
 
     let response = app.node.infer(decoded.request).await?;
     let (options, accepted) = (decoded.answer, body::accepted_coding(&parts.headers));

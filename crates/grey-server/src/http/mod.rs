@@ -6,6 +6,7 @@ mod error;
 mod grey_api;
 mod guard;
 mod infer;
+mod linger;
 mod oip;
 mod target;
 mod upload;
@@ -24,8 +25,11 @@ use grey_core::{Error, ErrorKind};
 use grey_serving::Node;
 use http::{Method, StatusCode, header};
 
-use self::error::{ApiError, error_response, shown};
 pub(crate) use self::guard::Guard;
+use self::{
+    error::{ApiError, error_response, shown},
+    linger::Lingering,
+};
 
 /// What handlers share.
 pub(crate) struct App {
@@ -79,6 +83,9 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/v2/models", get(oip::models))
         .route("/v2/models/stats", get(oip::all_stats))
         .route("/v2/repository/index", post(oip::index))
+        .route("/v2/repository/{repository}/index", post(oip::named_repository))
+        .route("/v2/repository/{repository}/models/{model}/load", post(oip::named_repository))
+        .route("/v2/repository/{repository}/models/{model}/unload", post(oip::named_repository))
         .route("/v2/systemsharedmemory/{*rest}", any(oip::unsupported))
         .route("/v2/cudasharedmemory/{*rest}", any(oip::unsupported))
         .route("/v2/trace/setting", any(oip::unsupported))
@@ -92,7 +99,11 @@ pub(crate) fn router(app: Shared) -> Router {
 
 /// JSON for what no handler answers: unknown routes, wrong methods, panics.
 pub(crate) fn with_edges(router: Router) -> Router {
-    router.fallback(unknown_route).method_not_allowed_fallback(wrong_method).layer(middleware::from_fn(contain_panics))
+    router
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(contain_panics))
+        .layer(middleware::from_fn_with_state(Lingering::new(), linger::linger))
 }
 
 async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Response {

@@ -1,13 +1,14 @@
 //! The protocol's routes besides inference.
 
 use axum::{
-    extract::{Request, State},
+    extract::{RawPathParams, Request, State},
     response::{IntoResponse, Response},
 };
-use grey_core::{Error, Payload, Result, VersionChoice};
+use grey_core::{Error, Payload, Result};
 use grey_serving::BytesPermit;
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::{
     Answer, Shared,
@@ -16,7 +17,10 @@ use super::{
     target::{Path, Target},
     upload,
 };
-use crate::oip::views;
+use crate::oip::{
+    json::{self, Given, Scalar},
+    views,
+};
 
 /// `GET /v2`.
 pub(super) async fn server() -> Response {
@@ -42,28 +46,28 @@ pub(super) async fn models(State(app): State<Shared>) -> Answer {
 }
 
 /// `GET /v2/models/{m}`.
-pub(super) async fn metadata(State(app): State<Shared>, Target(model): Target) -> Answer {
-    let details = app.node.show(&model).await?;
-    let versions = match &model.version {
-        VersionChoice::Exact(v) => vec![v.to_string()],
-        VersionChoice::Latest => app.node.versions(&model.id).await?.iter().map(ToString::to_string).collect(),
-    };
+pub(super) async fn metadata(State(app): State<Shared>, target: Target) -> Answer {
+    let (id, all) = (target.id.clone(), target.version.is_none());
+    let details = app.node.show(&target.model()).await?;
+    let versions = if all { app.node.versions(&id).await? } else { vec![details.status.version.clone()] };
+    let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
     Ok(json_response(StatusCode::OK, &views::model_metadata(&details, &versions)))
 }
 
 /// `GET …/ready`.
-pub(super) async fn model_ready(State(app): State<Shared>, Target(model): Target) -> Answer {
-    app.node.model_ready(&model).await?;
+pub(super) async fn model_ready(State(app): State<Shared>, target: Target) -> Answer {
+    app.node.model_ready(&target.model()).await?;
     Ok(StatusCode::OK.into_response())
 }
 
 /// `GET …/config`.
-pub(super) async fn config(State(app): State<Shared>, Target(model): Target) -> Answer {
-    Ok(json_response(StatusCode::OK, &views::model_config(&app.node.show(&model).await?)))
+pub(super) async fn config(State(app): State<Shared>, target: Target) -> Answer {
+    Ok(json_response(StatusCode::OK, &views::model_config(&app.node.show(&target.model()).await?)))
 }
 
 /// `GET …/stats`.
-pub(super) async fn stats(State(app): State<Shared>, Target(model): Target) -> Answer {
+pub(super) async fn stats(State(app): State<Shared>, target: Target) -> Answer {
+    let model = target.one_or_all(&app.node).await?;
     Ok(json_response(StatusCode::OK, &views::statistics(&app.node.statistics(Some(&model)).await?)))
 }
 
@@ -75,13 +79,11 @@ pub(super) async fn all_stats(State(app): State<Shared>) -> Answer {
 /// `POST /v2/repository/index`.
 pub(super) async fn index(State(app): State<Shared>, request: Request) -> Answer {
     let (body, _permit) = control_body(&app, request).await?;
-    let ready = match body.get("ready") {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(b)) => *b,
+    let ready = match body.ready {
+        None | Some(Scalar::Null) => false,
+        Some(Scalar::Bool(b)) => b,
         Some(other) => {
-            return Err(
-                Error::invalid(format!("ready is {}, expected true or false", shown(&other.to_string()))).into()
-            );
+            return Err(Error::invalid(format!("ready is {}, expected true or false", other.shown())).into());
         }
     };
     Ok(json_response(StatusCode::OK, &views::index(&app.node.list().await?, ready)))
@@ -89,16 +91,10 @@ pub(super) async fn index(State(app): State<Shared>, request: Request) -> Answer
 
 /// `POST /v2/repository/models/{m}/load`. With `file:VERSION/PATH` parameters (Triton's model
 /// repository extension, where the node allows it) the files are registered first.
-pub(super) async fn load(State(app): State<Shared>, Target(model): Target, request: Request) -> Answer {
-    let (mut body, mut permit) = control_body(&app, request).await?;
-    let parameters = match body.remove("parameters") {
-        None | Some(Value::Null) => serde_json::Map::new(),
-        Some(Value::Object(p)) => p,
-        Some(other) => {
-            let found = shown(&other.to_string());
-            return Err(Error::invalid(format!("parameters is {found}, expected an object")).into());
-        }
-    };
+pub(super) async fn load(State(app): State<Shared>, target: Target, request: Request) -> Answer {
+    let model = target.model();
+    let (body, mut permit) = control_body(&app, request).await?;
+    let parameters = body.parameters.unwrap_or_default().0;
     if parameters.is_empty() {
         app.node.load(&model).await?;
         return Ok(json_response(StatusCode::OK, &json!({})));
@@ -106,8 +102,8 @@ pub(super) async fn load(State(app): State<Shared>, Target(model): Target, reque
     if !app.allow_upload {
         return Err(upload::refused(&parameters).into());
     }
-    let upload = upload::parse(&model.id, &parameters)?;
-    permit.grow(upload.bytes())?;
+    let upload = upload::parse(&model.id, &parameters, &mut |bytes| permit.grow(bytes))?;
+    drop(parameters);
     for (version, files) in upload.versions {
         app.node.add_files(model.id.clone(), version, files).await?;
     }
@@ -116,9 +112,9 @@ pub(super) async fn load(State(app): State<Shared>, Target(model): Target, reque
 
 /// `POST /v2/repository/models/{m}/unload`. No model depends on another here, so
 /// `unload_dependents` changes nothing.
-pub(super) async fn unload(State(app): State<Shared>, Target(model): Target, request: Request) -> Answer {
+pub(super) async fn unload(State(app): State<Shared>, target: Target, request: Request) -> Answer {
     control_body(&app, request).await?;
-    app.node.unload(&model).await?;
+    app.node.unload(&target.one_or_all(&app.node).await?).await?;
     Ok(json_response(StatusCode::OK, &json!({})))
 }
 
@@ -127,17 +123,37 @@ pub(super) async fn unsupported(Path(path): Path) -> Answer {
     Err(super::unsupported(&format!("'{path}'")))
 }
 
+/// Routes with the repository's name, which is optional where there are several.
+pub(super) async fn named_repository(params: RawPathParams) -> Answer {
+    let name = params.iter().find(|(key, _)| *key == "repository").map_or("", |(_, name)| name);
+    Err(Error::not_found(format!(
+        "unknown repository '{}': this server has one repository, which has no name; leave the name out of the path",
+        shown(name)
+    ))
+    .into())
+}
+
+/// What control requests may say; other keys are left unread.
+#[derive(Default, Deserialize)]
+struct ControlBody {
+    #[serde(default)]
+    ready: Option<Scalar>,
+    #[serde(default)]
+    parameters: Option<Given>,
+}
+
 /// The JSON object of a control request, and the permit for its bytes; nothing at all counts as `{}`.
-async fn control_body(app: &Shared, request: Request) -> Result<(serde_json::Map<String, Value>, BytesPermit)> {
+async fn control_body(app: &Shared, request: Request) -> Result<(ControlBody, BytesPermit)> {
     let (parts, incoming) = request.into_parts();
     let (body, mut permit): (Payload, _) = read_body(app, &parts.headers, incoming).await?;
-    let text = body.to_contiguous();
-    if text.trim_ascii().is_empty() {
-        return Ok((serde_json::Map::new(), permit));
+    let data = json::contiguous(&body, &mut |bytes| permit.grow(bytes))?;
+    drop(body);
+    if data.trim_ascii().is_empty() {
+        return Ok((ControlBody::default(), permit));
     }
+    let bad = |why: String| Error::invalid(format!("the body is not a valid JSON object: {why}"));
+    let text = std::str::from_utf8(&data).map_err(|e| bad(e.to_string()))?;
     // The parsed texts are copies.
-    permit.grow(text.len())?;
-    let object =
-        serde_json::from_slice(&text).map_err(|e| Error::invalid(format!("the body is not a JSON object: {e}")))?;
-    Ok((object, permit))
+    permit.grow(text.len().saturating_add(json::survey(text).map_err(bad)?))?;
+    Ok((json::object(text).map_err(bad)?, permit))
 }

@@ -3,13 +3,45 @@
 use std::convert::Infallible;
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use grey_core::{Error, ModelId, ModelRef, Result, VersionChoice};
+use grey_core::{Error, ModelId, ModelRef, Result, Version, VersionChoice};
+use grey_serving::Node;
 use http::request::Parts;
 
 use super::error::{ApiError, shown};
 
-/// The model, and the version if the path has one.
-pub(crate) struct Target(pub ModelRef);
+/// The model, and the version if the path has one. No version is not the latest: where a change can
+/// be to all versions, it is to all.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub id: ModelId,
+    pub version: Option<VersionChoice>,
+}
+
+impl Target {
+    /// The model where one version is meant: the latest if none is named.
+    pub fn model(self) -> ModelRef {
+        ModelRef { id: self.id, version: self.version.unwrap_or_default() }
+    }
+
+    /// The version that the path names, `latest` being the one that is it now; `None` if it names none.
+    pub async fn named(&self, node: &Node) -> Result<Option<Version>> {
+        match &self.version {
+            None => Ok(None),
+            Some(VersionChoice::Exact(v)) => Ok(Some(v.clone())),
+            Some(VersionChoice::Latest) => {
+                let latest = ModelRef { id: self.id.clone(), version: VersionChoice::Latest };
+                Ok(Some(node.show(&latest).await?.status.version))
+            }
+        }
+    }
+
+    /// The one version that the path names, else [`VersionChoice::Latest`], which the node's changes
+    /// and statistics take for all versions.
+    pub async fn one_or_all(self, node: &Node) -> Result<ModelRef> {
+        let version = self.named(node).await?.map_or(VersionChoice::Latest, VersionChoice::Exact);
+        Ok(ModelRef { id: self.id, version })
+    }
+}
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = ApiError;
@@ -18,16 +50,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
         let params = RawPathParams::from_request_parts(parts, state)
             .await
             .map_err(|e| Error::invalid(format!("the path is not valid: {e}")))?;
-        let (mut id, mut version) = (None, VersionChoice::Latest);
+        let (mut id, mut version) = (None, None);
         for (name, value) in &params {
             match name {
                 "model" => id = Some(ModelId::new(value)?),
-                "version" => version = value.parse()?,
+                "version" => version = Some(value.parse()?),
                 _ => {}
             }
         }
         let id = id.ok_or_else(|| Error::internal("the route names no model"))?;
-        Ok(Target(ModelRef { id, version }))
+        Ok(Target { id, version })
     }
 }
 
@@ -78,7 +110,32 @@ fn decode(text: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::decode;
+    use axum::{Router, body::Body, extract::Request, routing::get};
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_version_is_not_the_latest() {
+        async fn shown(target: Target) -> String {
+            format!("{} {:?}", target.id, target.version)
+        }
+        let router = Router::new().route("/{model}", get(shown)).route("/{model}/versions/{version}", get(shown));
+        let service = TowerToHyperService::new(router);
+        for (path, expected) in [
+            ("/m", "m None"),
+            ("/m/versions/latest", "m Some(Latest)"),
+            ("/m/versions/7", "m Some(Exact(Version(\"7\")))"),
+            ("/m/versions/%20", "{\"error\":\"invalid version ' '"),
+            ("/.m", "{\"error\":\"invalid model name '.m'"),
+        ] {
+            let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+            let body = service.call(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+            assert!(String::from_utf8_lossy(&body).starts_with(expected), "{path}: {body:?}");
+        }
+    }
 
     #[test]
     fn percent_encoding() {

@@ -7,9 +7,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use grey_core::{Error, ErrorKind, ModelId, Result, Version};
 use grey_registry::FilePath;
-use serde_json::{Map, Value};
 
 use super::error::shown;
+use crate::oip::{
+    Budget,
+    json::{self, Given, Scalar},
+};
 
 /// Keys of a configuration that only say again what the files and the path say.
 const HARMLESS_KEYS: [&str; 3] = ["name", "platform", "backend"];
@@ -24,15 +27,8 @@ pub(super) struct Upload {
     pub versions: Vec<(Version, Files)>,
 }
 
-impl Upload {
-    /// Bytes of all files.
-    pub fn bytes(&self) -> usize {
-        self.versions.iter().flat_map(|(_, files)| files).map(|(_, data)| data.len()).sum()
-    }
-}
-
 /// The answer of a node that does not allow it.
-pub(super) fn refused(parameters: &Map<String, Value>) -> Error {
+pub(super) fn refused(parameters: &BTreeMap<String, Scalar>) -> Error {
     let key = parameters.keys().next().map_or("", String::as_str);
     Error::new(
         ErrorKind::PermissionDenied,
@@ -44,22 +40,23 @@ pub(super) fn refused(parameters: &Map<String, Value>) -> Error {
     )
 }
 
-/// Reads the parameters of a `load`.
-pub(super) fn parse(model: &ModelId, parameters: &Map<String, Value>) -> Result<Upload> {
+/// Reads the parameters of a `load`. `budget` is asked for the files before they are decoded.
+pub(super) fn parse(model: &ModelId, parameters: &BTreeMap<String, Scalar>, budget: &mut Budget<'_>) -> Result<Upload> {
     // By number, so that 9 comes before 10.
     let mut versions: BTreeMap<(Option<u64>, Version), Files> = BTreeMap::new();
     for (key, value) in parameters {
         let fail = |why: String| Error::invalid(format!("parameter '{}': {why}", shown(key)));
-        let Value::String(text) = value else {
-            return Err(fail(format!("it is {}, expected text", shown(&value.to_string()))));
+        let Scalar::Text(text) = value else {
+            return Err(fail(format!("it is {}, expected text", value.shown())));
         };
         if key == "config" {
-            check_config(model, text)?;
+            check_config(model, text, budget)?;
             continue;
         }
         let named = key.strip_prefix("file:").and_then(|k| k.split_once('/'));
         let (version, path) = named.ok_or_else(|| fail("expected config, or file:VERSION/PATH".into()))?;
         let (version, path) = (Version::new(version)?, FilePath::new(path)?);
+        budget(base64::decoded_len_estimate(text.len()))?;
         let data = STANDARD.decode(text).map_err(|e| fail(format!("it is not base64: {e}")))?;
         versions.entry((version.number(), version)).or_default().push((path, data.into()));
     }
@@ -70,14 +67,15 @@ pub(super) fn parse(model: &ModelId, parameters: &Map<String, Value>) -> Result<
 }
 
 /// Triton demands a configuration beside files. How a model is served is the operator's word here.
-fn check_config(model: &ModelId, text: &str) -> Result<()> {
-    let config: Map<String, Value> = serde_json::from_str(text)
-        .map_err(|e| Error::invalid(format!("parameter 'config': it is not a JSON object: {e}")))?;
+fn check_config(model: &ModelId, text: &str, budget: &mut Budget<'_>) -> Result<()> {
+    let bad = |why: String| Error::invalid(format!("parameter 'config': it is not a JSON object: {why}"));
+    budget(text.len().saturating_add(json::survey(text).map_err(bad)?))?;
+    let config = json::object::<Given>(text).map_err(bad)?.0;
     if let Some(key) = config.keys().find(|k| !HARMLESS_KEYS.contains(&k.as_str())) {
         return Err(unsupported(&format!("the key '{}' of 'config'", shown(key))));
     }
-    match config.get("name").and_then(Value::as_str) {
-        Some(name) if !name.is_empty() && name != model.as_str() => Err(Error::invalid(format!(
+    match config.get("name") {
+        Some(Scalar::Text(name)) if !name.is_empty() && name != model.as_str() => Err(Error::invalid(format!(
             "parameter 'config': it names the model '{}', the path names '{model}'",
             shown(name)
         ))),
@@ -96,12 +94,13 @@ fn unsupported(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn given(v: Value) -> Result<Upload> {
-        parse(&ModelId::new("m").unwrap(), v.as_object().unwrap())
+        let Given(parameters) = serde_json::from_value(v).unwrap();
+        parse(&ModelId::new("m").unwrap(), &parameters, &mut |_| Ok(()))
     }
 
     #[test]
@@ -115,7 +114,14 @@ mod tests {
         .unwrap();
         let names: Vec<_> = u.versions.iter().map(|(v, files)| (v.as_str(), files.len())).collect();
         assert_eq!(names, [("9", 2), ("10", 1)]);
-        assert_eq!(u.bytes(), 3);
+        assert_eq!(u.versions[1].1[0].1[..], [1, 2]);
+        let parameters = BTreeMap::from([("file:1/a".to_owned(), Scalar::Text("?".repeat(400)))]);
+        let mut asked = 0;
+        let e = parse(&ModelId::new("m").unwrap(), &parameters, &mut |n| {
+            asked += n;
+            Err(Error::new(ErrorKind::Overloaded, "full"))
+        });
+        assert_eq!((e.unwrap_err().kind(), asked), (ErrorKind::Overloaded, 300), "before it is decoded");
     }
 
     #[test]

@@ -3,22 +3,22 @@
 
 use std::cmp::Ordering;
 
-use grey_core::{DType, Error, Result, element_count};
+use grey_core::{DType, ELEMENT_LENGTH_BYTES, Error, Result, element_count};
 use half::{bf16, f16};
 
-use super::shown;
+use super::{Budget, shown};
 
-/// Most dimensions of a tensor in JSON: far above any real model, and a bound for nesting.
-pub(super) const RANK_MAX: usize = 64;
-
-/// Reads `text`, which must be valid JSON, as the elements of input `name`.
-pub(super) fn parse(name: &str, dtype: DType, shape: &[u64], text: &str) -> Result<Vec<u8>> {
+/// Reads `text`, which must be valid JSON, as the elements of input `name`. `budget` is asked for
+/// all that the elements need before anything is allocated.
+pub(super) fn parse(name: &str, dtype: DType, shape: &[u64], text: &str, budget: &mut Budget<'_>) -> Result<Vec<u8>> {
     let fail = |why: String| Error::invalid(format!("input '{}': {why}", shown(name)));
     let elements =
         element_count(shape).ok_or_else(|| fail(format!("the shape {shape:?} has more elements than can exist")))?;
-    // An element takes two characters at least (`1,`), so the text bounds what is reserved.
-    let capacity = elements.min(text.len() / 2 + 1).saturating_mul(dtype.size().unwrap_or(8));
-    let mut out = Vec::with_capacity(capacity);
+    let size = size_bound(dtype, elements, text.len()).ok_or_else(|| {
+        fail(format!("data of {} bytes is too short for the {elements} elements of the shape {shape:?}", text.len()))
+    })?;
+    budget(size)?;
+    let mut out = Vec::with_capacity(size);
     let (mut scan, mut counts, mut found) = (Scan { text, at: 0 }, Vec::<u64>::new(), 0usize);
     let mut layout = None;
     while let Some(token) = scan.next() {
@@ -81,6 +81,18 @@ pub(super) fn parse(name: &str, dtype: DType, shape: &[u64], text: &str) -> Resu
         Ok(out)
     } else {
         Err(fail(format!("data has {found} elements, the shape {shape:?} needs {elements}")))
+    }
+}
+
+/// Most bytes that `elements` can become out of `text_len` bytes of text; `None` if so many do not fit
+/// in there. Each takes its shortest text and a comma behind all but the last: `0,0` or `"",""`.
+fn size_bound(dtype: DType, elements: usize, text_len: usize) -> Option<usize> {
+    let with_comma: usize = if dtype == DType::Bytes { 3 } else { 2 };
+    let spare = text_len.checked_add(1)?.checked_sub(elements.checked_mul(with_comma)?)?;
+    match dtype.size() {
+        Some(size) => elements.checked_mul(size),
+        // No text becomes longer when its escapes are resolved.
+        None => elements.checked_mul(ELEMENT_LENGTH_BYTES)?.checked_add(spare),
     }
 }
 
@@ -283,6 +295,8 @@ fn significant(text: &str) -> (i64, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use grey_core::ErrorKind;
+
     use super::*;
 
     fn one(dtype: DType, text: &str) -> std::result::Result<Vec<u8>, String> {
@@ -323,7 +337,7 @@ mod tests {
 
     #[test]
     fn elements_out_of_range_are_named() {
-        let e = parse("x", DType::Int8, &[2], "[1, 300]").unwrap_err();
+        let e = parse("x", DType::Int8, &[2], "[1, 300]", &mut |_| Ok(())).unwrap_err();
         assert_eq!(e.message(), "input 'x': element 1 is 300, out of the range of INT8 (-128 to 127)");
         for (dtype, text) in [
             (DType::Int8, "1.0"),
@@ -349,7 +363,7 @@ mod tests {
 
     #[test]
     fn nesting_is_checked() {
-        let p = |shape: &[u64], text: &str| parse("x", DType::Uint8, shape, text);
+        let p = |shape: &[u64], text: &str| parse("x", DType::Uint8, shape, text, &mut |_| Ok(()));
         assert_eq!(p(&[2, 2], "[[1,2],[3,4]]").unwrap(), [1, 2, 3, 4]);
         assert_eq!(p(&[2, 2], " [1, 2,\n3,4 ]").unwrap(), [1, 2, 3, 4]);
         assert_eq!(p(&[], "5").unwrap(), [5]);
@@ -374,7 +388,33 @@ mod tests {
             assert!(p(shape, text).is_err(), "{shape:?} {text}");
         }
         assert!(p(&[1 << 62, 8], "[1]").is_err());
-        assert!(p(&[1 << 62], "[1]").is_err(), "nothing of that size is reserved");
         assert!(p(&[1], &"[".repeat(200_000)).is_err());
+    }
+
+    #[test]
+    fn memory_is_asked_for_before_it_is_taken() {
+        let refused = |_: usize| Err(Error::new(ErrorKind::Overloaded, "full"));
+        for (shape, text) in [(&[1u64 << 62][..], "[1]"), (&[4], "[1,1]"), (&[1 << 31, 1 << 31], "[1]")] {
+            let e = parse("x", DType::Fp64, shape, text, &mut |n| panic!("asked for {n}")).unwrap_err();
+            assert!(e.message().contains("is too short for the"), "{e}");
+        }
+        let e = parse("x", DType::Fp64, &[2], "[1,\"\"]", &mut { refused }).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Overloaded, "before a look at the elements");
+        for (dtype, shape, text, most) in [
+            (DType::Fp64, &[3u64][..], "[1,1,1]", 24),
+            (DType::Bool, &[0, 5], "[]", 0),
+            (DType::Bytes, &[2], r#"["",""]"#, 10),
+            (DType::Bytes, &[2, 1], r#"[["ab"],["\u00e9"]]"#, 22),
+            (DType::Bytes, &[], r#""abc""#, 7),
+        ] {
+            let mut asked = 0;
+            let mut budget = |n| {
+                asked += n;
+                Ok(())
+            };
+            let data = parse("x", dtype, shape, text, &mut budget).unwrap();
+            assert_eq!(asked, most, "{text}");
+            assert!(data.len() <= asked && data.capacity() <= asked, "{text}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Source: <https://github.com/kserve/open-inference-protocol>, `inference_rest.md`.
 
 mod data;
+pub(crate) mod json;
 mod request;
 mod response;
 pub mod views;
@@ -12,6 +13,9 @@ pub use response::{Encoded, encode};
 
 /// Request and response header that says where JSON ends and binary data begins.
 pub const HEADER_LENGTH_HEADER: &str = "inference-header-content-length";
+
+/// Asked before that many bytes are allocated; its refusal is what decoding fails with.
+pub type Budget<'a> = dyn FnMut(usize) -> grey_core::Result<()> + 'a;
 
 /// A client's text, cut and escaped for a message.
 fn shown(text: &str) -> String {

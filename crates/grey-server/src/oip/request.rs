@@ -1,30 +1,32 @@
 //! Decoding an inference request: JSON, JSON with binary tensors behind it, or raw bytes.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashSet},
     time::{Duration, Instant},
 };
 
 use grey_core::{
-    DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, Result, Signature, Tenant,
-    Tensor, TensorSpec,
+    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, RANK_MAX, Result,
+    SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
 };
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use super::{
-    data::{self, RANK_MAX},
+    Budget, data,
+    json::{Given, Limit, List, Scalar, Whole, contiguous, is_object, object, survey},
     shown,
 };
 
-/// Most inputs of one request: far above any real model; bounds what is quadratic in their number.
-pub const INPUTS_MAX: usize = 1024;
+/// Most inputs of one request: as many as a model may have.
+pub const INPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
 /// Most outputs that one request may choose.
-pub const OUTPUTS_MAX: usize = 1024;
-/// Most parameters of a request.
-const PARAMETERS_MAX: usize = 1024;
+pub const OUTPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
+/// Longest name of an input or output: no model has a longer one, and errors repeat it.
+const NAME_BYTES_MAX: usize = 4096;
 /// Longest `timeout` that means anything, a day in microseconds.
-const TIMEOUT_US_MAX: i64 = 86_400_000_000;
+const TIMEOUT_US_MAX: u64 = 86_400_000_000;
 
 /// How the client wants its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,8 +66,6 @@ pub struct Decoded {
     pub request: InferRequest,
     /// How its answer is written.
     pub answer: AnswerOptions,
-    /// Bytes of tensors that decoding made anew (JSON), in addition to the body.
-    pub made_bytes: usize,
 }
 
 /// Reads the value of the header [`super::HEADER_LENGTH_HEADER`].
@@ -82,25 +82,50 @@ pub fn header_length(value: &[u8]) -> Result<usize> {
         })
 }
 
+enum Inputs {}
+impl Limit for Inputs {
+    const MOST: usize = INPUTS_MAX;
+    const WHAT: &'static str = "inputs";
+}
+
+enum Outputs {}
+impl Limit for Outputs {
+    const MOST: usize = OUTPUTS_MAX;
+    const WHAT: &'static str = "outputs";
+}
+
+enum Dimensions {}
+impl Limit for Dimensions {
+    const MOST: usize = RANK_MAX;
+    const WHAT: &'static str = "dimensions";
+}
+
+/// Shares the body's memory, unless it has escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+// What may be long stays text (`RawValue`) until its copy was asked for.
 #[derive(Deserialize)]
 struct Body<'a> {
-    #[serde(default)]
-    id: Option<String>,
     #[serde(default, borrow)]
-    inputs: Option<Vec<&'a RawValue>>,
+    id: Option<Text<'a>>,
     #[serde(default, borrow)]
-    outputs: Option<Vec<&'a RawValue>>,
-    #[serde(default)]
-    parameters: Option<BTreeMap<String, Value>>,
+    inputs: Option<List<&'a RawValue, Inputs>>,
+    #[serde(default, borrow)]
+    outputs: Option<List<&'a RawValue, Outputs>>,
+    #[serde(default, borrow)]
+    parameters: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct Input<'a> {
-    name: String,
-    shape: Vec<i64>,
-    datatype: String,
-    #[serde(default)]
-    parameters: Option<BTreeMap<String, Value>>,
+    #[serde(borrow)]
+    name: Text<'a>,
+    shape: List<Whole, Dimensions>,
+    #[serde(borrow)]
+    datatype: Text<'a>,
+    #[serde(default, borrow)]
+    parameters: Option<&'a RawValue>,
     // Not `Option`: that would take `null` for absent.
     #[serde(default, borrow, deserialize_with = "present")]
     data: Option<&'a RawValue>,
@@ -111,66 +136,68 @@ fn present<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option
 }
 
 #[derive(Deserialize)]
-struct Output {
-    name: String,
-    #[serde(default)]
-    parameters: Option<BTreeMap<String, Value>>,
+struct Output<'a> {
+    #[serde(borrow)]
+    name: Text<'a>,
+    #[serde(default, borrow)]
+    parameters: Option<&'a RawValue>,
 }
 
-/// Decodes a request. Every error is the client's, and names the input and what was expected.
-pub fn decode(cx: DecodeContext<'_>, body: &Payload) -> Result<Decoded> {
+/// Decodes a request. Errors are the client's, and name the input and what was expected; or they are
+/// those of `budget`, which is asked before anything is allocated that grows with the body.
+pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) -> Result<Decoded> {
     if cx.header_length == Some(0) {
-        return raw(cx, body);
+        return raw(cx, body, budget);
     }
+    let mut rest = body.cursor();
     let json_length = cx.header_length.unwrap_or(body.len());
-    let json = body.slice(0..json_length).ok_or_else(|| {
+    let json = rest.take(json_length).ok_or_else(|| {
         Error::invalid(format!(
             "header Inference-Header-Content-Length says {json_length} bytes of JSON, but the body has {}",
             body.len()
         ))
     })?;
-    let json = json.to_contiguous();
+    let json = contiguous(&json, budget)?;
     let text = std::str::from_utf8(&json)
         .map_err(|e| Error::invalid(format!("the body is not UTF-8: invalid at byte {}", e.valid_up_to())))?;
-    let parsed: Body<'_> = object(text).map_err(|why| bad_json("the body", &why, text, cx.header_length.is_none()))?;
+    let bad = |why: String| bad_json("the body", &why, text, cx.header_length.is_none());
+    budget(is_object(text).and_then(|()| survey(text)).map_err(bad)?)?;
+    let parsed: Body<'_> = object(text).map_err(bad)?;
 
     let inputs = parsed.inputs.ok_or_else(|| Error::invalid("the body has no 'inputs', expected a list of tensors"))?;
-    let outputs = parsed.outputs.unwrap_or_default();
-    at_most("inputs", inputs.len(), INPUTS_MAX)?;
-    at_most("outputs", outputs.len(), OUTPUTS_MAX)?;
-    let control = request_parameters(parsed.parameters.unwrap_or_default(), cx.tenant, cx.now)?;
+    let outputs = parsed.outputs.map_or_else(Vec::new, |o| o.0);
+    let given = parameters("the body", parsed.parameters, budget)?;
+    let control = request_parameters(given, cx.tenant, cx.now)?;
 
-    let mut tensors: Vec<Tensor> = Vec::with_capacity(inputs.len());
-    let (mut names, mut at, mut made_bytes) = (HashSet::new(), json_length, 0usize);
-    for (i, raw) in inputs.iter().enumerate() {
-        let tensor = input(i, raw.get(), body, &mut at)?;
-        if !names.insert(tensor.name().to_owned()) {
-            return Err(Error::invalid(format!("input '{}' is given twice", shown(tensor.name()))));
-        }
-        if tensor.1 {
-            made_bytes += tensor.0.data().len();
-        }
-        tensors.push(tensor.0);
+    let mut tensors: Vec<Tensor> = Vec::with_capacity(inputs.0.len());
+    for (i, raw) in inputs.0.iter().enumerate() {
+        tensors.push(input(i, raw.get(), &mut rest, budget)?);
     }
-    if at != body.len() {
+    let mut names = HashSet::new();
+    if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
+        return Err(Error::invalid(format!("input '{}' is given twice", shown(twice.name()))));
+    }
+    if rest.left() > 0 {
         let last = tensors.last().map_or_else(String::new, |t| format!(" (the last is '{}')", shown(t.name())));
         return Err(Error::invalid(format!(
             "{} bytes of the body belong to no input{last}: check binary_data_size and Inference-Header-Content-Length",
-            body.len() - at
+            rest.left()
         )));
     }
 
     let mut answer = AnswerOptions { binary: control.binary, outputs: BTreeMap::new() };
     let mut chosen = Vec::with_capacity(outputs.len());
     for (i, raw) in outputs.iter().enumerate() {
-        let (name, binary) = output(i, raw.get())?;
+        let (name, binary) = output(i, raw.get(), budget)?;
         if let Some(b) = binary {
             answer.outputs.insert(name.clone(), b);
         }
         chosen.push(name);
     }
+    let id = parsed.id.map_or(Cow::Borrowed(""), |t| t.0);
+    budget(id.len())?;
     let request = InferRequest {
-        id: parsed.id.unwrap_or_default(),
+        id: id.into_owned(),
         model: cx.model.clone(),
         inputs: tensors,
         outputs: chosen,
@@ -178,17 +205,28 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload) -> Result<Decoded> {
         tenant: control.tenant,
         deadline: control.deadline,
     };
-    Ok(Decoded { request, answer, made_bytes })
+    Ok(Decoded { request, answer })
 }
 
-/// Parses an object. serde would also take an array for a struct's fields.
-fn object<'a, T: Deserialize<'a>>(text: &'a str) -> std::result::Result<T, String> {
-    match text.trim_start().bytes().next() {
-        Some(b'{') => serde_json::from_str(text).map_err(|e| e.to_string()),
-        Some(b'[') => Err("it is an array, expected an object".into()),
-        None => Err("it is empty, expected an object".into()),
-        Some(_) => Err("expected an object".into()),
+/// The parameters of `place`. Their texts are copies, so that they are asked for as a whole.
+fn parameters(place: &str, given: Option<&RawValue>, budget: &mut Budget<'_>) -> Result<BTreeMap<String, Scalar>> {
+    let Some(raw) = given else { return Ok(BTreeMap::new()) };
+    budget(raw.get().len())?;
+    let parsed: Given =
+        serde_json::from_str(raw.get()).map_err(|e| Error::invalid(format!("'parameters' of {place}: {e}")))?;
+    Ok(parsed.0)
+}
+
+/// Copies a name, of the two places that keep it.
+fn name(place: &str, given: Cow<'_, str>, budget: &mut Budget<'_>) -> Result<String> {
+    if given.len() > NAME_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "{place} has a name of {} bytes, at most {NAME_BYTES_MAX} are taken",
+            given.len()
+        )));
     }
+    budget(2 * given.len())?;
+    Ok(given.into_owned())
 }
 
 fn bad_json(what: &str, why: &str, text: &str, may_be_binary: bool) -> Error {
@@ -201,84 +239,62 @@ fn bad_json(what: &str, why: &str, text: &str, may_be_binary: bool) -> Error {
     Error::invalid(format!("{what} is not a valid inference request in JSON: {why}{hint}"))
 }
 
-fn at_most(what: &str, n: usize, most: usize) -> Result<()> {
-    if n <= most {
-        Ok(())
-    } else {
-        Err(Error::invalid(format!("the request has {n} {what}, at most {most} are taken")))
-    }
-}
-
-/// A tensor, and whether its bytes were made anew.
-struct InputTensor(Tensor, bool);
-
-impl std::ops::Deref for InputTensor {
-    type Target = Tensor;
-    fn deref(&self) -> &Tensor {
-        &self.0
-    }
-}
-
-fn input(i: usize, text: &str, body: &Payload, at: &mut usize) -> Result<InputTensor> {
-    let input: Input<'_> = object(text).map_err(|why| bad_json(&format!("inputs[{i}]"), &why, "", false))?;
-    let name = shown(&input.name);
+fn input(i: usize, text: &str, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -> Result<Tensor> {
+    let place = format!("inputs[{i}]");
+    let input: Input<'_> = object(text).map_err(|why| bad_json(&place, &why, "", false))?;
+    let full_name = name(&place, input.name.0, budget)?;
+    let name = shown(&full_name);
     let fail = |why: String| Error::invalid(format!("input '{name}': {why}"));
-    let dtype: DType = input.datatype.parse().map_err(|e: grey_core::UnknownDType| fail(e.to_string()))?;
-    if input.shape.len() > RANK_MAX {
-        return Err(fail(format!("the shape has {} dimensions, at most {RANK_MAX} are taken", input.shape.len())));
-    }
-    let shape = input
-        .shape
+    let dtype: DType = input.datatype.0.parse().map_err(|e: grey_core::UnknownDType| fail(e.to_string()))?;
+    let given: Vec<i64> = input.shape.0.iter().map(|d| d.0).collect();
+    let shape = given
         .iter()
-        .map(|d| {
-            u64::try_from(*d).map_err(|_| fail(format!("the shape {:?} has the negative dimension {d}", input.shape)))
-        })
+        .map(|d| u64::try_from(*d).map_err(|_| fail(format!("the shape {given:?} has the negative dimension {d}"))))
         .collect::<Result<Vec<u64>>>()?;
     let mut size = None;
-    for (key, value) in input.parameters.unwrap_or_default() {
+    for (key, value) in parameters(&place, input.parameters, budget)? {
         match key.as_str() {
             "binary_data_size" => {
                 size = Some(value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                    fail(format!("binary_data_size is {}, expected a number of bytes", shown(&value.to_string())))
+                    fail(format!("binary_data_size is {}, expected a number of bytes", value.shown()))
                 })?);
             }
             k if k.starts_with("shared_memory_") => return Err(no_shared_memory(&format!("input '{name}'"))),
             _ => {}
         }
     }
-    match (input.data, size) {
-        (Some(_), Some(_)) => Err(fail("it has both 'data' and 'binary_data_size', expected one".into())),
-        (None, None) => Err(fail("it has neither 'data' nor 'binary_data_size'".into())),
-        (Some(data), None) => {
-            let bytes = data::parse(&input.name, dtype, &shape, data.get())?;
-            Ok(InputTensor(Tensor::new(input.name, dtype, shape, bytes)?, true))
-        }
+    let data = match (input.data, size) {
+        (Some(_), Some(_)) => return Err(fail("it has both 'data' and 'binary_data_size', expected one".into())),
+        (None, None) => return Err(fail("it has neither 'data' nor 'binary_data_size'".into())),
+        (Some(data), None) => Payload::from(data::parse(&full_name, dtype, &shape, data.get(), budget)?),
         (None, Some(size)) => {
-            let end = at.checked_add(size);
-            let data = end.and_then(|end| body.slice(*at..end)).ok_or_else(|| {
-                fail(format!("binary_data_size is {size}, but only {} bytes of the body are left", body.len() - *at))
+            let data = rest.take(size).ok_or_else(|| {
+                fail(format!("binary_data_size is {size}, but only {} bytes of the body are left", rest.left()))
             })?;
-            *at += size;
-            Ok(InputTensor(Tensor::new(input.name, dtype, shape, data)?, false))
+            // Whoever looks for an element of BYTES needs them in one piece: copied once, here.
+            if dtype == DType::Bytes { Payload::from(contiguous(&data, budget)?) } else { data }
         }
-    }
+    };
+    Tensor::new(full_name, dtype, shape, data)
 }
 
-fn output(i: usize, text: &str) -> Result<(String, Option<bool>)> {
-    let output: Output = object(text).map_err(|why| bad_json(&format!("outputs[{i}]"), &why, "", false))?;
-    let name = shown(&output.name);
+fn output(i: usize, text: &str, budget: &mut Budget<'_>) -> Result<(String, Option<bool>)> {
+    let place = format!("outputs[{i}]");
+    let output: Output<'_> = object(text).map_err(|why| bad_json(&place, &why, "", false))?;
+    let full_name = name(&place, output.name.0, budget)?;
+    let name = shown(&full_name);
     let mut binary = None;
-    for (key, value) in output.parameters.unwrap_or_default() {
+    for (key, value) in parameters(&place, output.parameters, budget)? {
         match key.as_str() {
             "binary_data" => binary = Some(flag(&format!("output '{name}': binary_data"), &value)?),
-            "classification" if value.as_i64() != Some(0) => {
+            "classification" if value != Scalar::Int(0) => {
                 return Err(unsupported(format!("output '{name}': the classification extension")));
             }
             k if k.starts_with("shared_memory_") => return Err(no_shared_memory(&format!("output '{name}'"))),
             _ => {}
         }
     }
-    Ok((output.name, binary))
+    Ok((full_name, binary))
 }
 
 fn unsupported(what: impl std::fmt::Display) -> Error {
@@ -289,10 +305,11 @@ fn no_shared_memory(what: &str) -> Error {
     unsupported(format!("{what}: the shared memory extension"))
 }
 
-fn flag(what: &str, value: &Value) -> Result<bool> {
-    value
-        .as_bool()
-        .ok_or_else(|| Error::invalid(format!("{what} is {}, expected true or false", shown(&value.to_string()))))
+fn flag(what: &str, value: &Scalar) -> Result<bool> {
+    match value {
+        Scalar::Bool(b) => Ok(*b),
+        other => Err(Error::invalid(format!("{what} is {}, expected true or false", other.shown()))),
+    }
 }
 
 struct Control {
@@ -303,8 +320,7 @@ struct Control {
 }
 
 /// Takes out what the front understands; the rest is for the model.
-fn request_parameters(given: BTreeMap<String, Value>, tenant: Option<&Tenant>, now: Instant) -> Result<Control> {
-    at_most("parameters", given.len(), PARAMETERS_MAX)?;
+fn request_parameters(given: BTreeMap<String, Scalar>, tenant: Option<&Tenant>, now: Instant) -> Result<Control> {
     let mut out = Control {
         binary: false,
         tenant: tenant.cloned().unwrap_or_default(),
@@ -316,20 +332,19 @@ fn request_parameters(given: BTreeMap<String, Value>, tenant: Option<&Tenant>, n
         match key.as_str() {
             "binary_data_output" => out.binary = flag(&named(), &value)?,
             "timeout" => {
-                let us = value.as_i64().filter(|n| *n >= 0).ok_or_else(|| {
-                    let v = value.to_string();
-                    Error::invalid(format!("{} is {}, expected microseconds, 0 for none", named(), shown(&v)))
+                let us = value.as_u64().filter(|n| i64::try_from(*n).is_ok()).ok_or_else(|| {
+                    Error::invalid(format!("{} is {}, expected microseconds, 0 for none", named(), value.shown()))
                 })?;
                 if us > 0 {
-                    out.deadline = now.checked_add(Duration::from_micros(us.min(TIMEOUT_US_MAX).unsigned_abs()));
+                    out.deadline = now.checked_add(Duration::from_micros(us.min(TIMEOUT_US_MAX)));
                 }
             }
             "sequence_id" | "sequence_start" | "sequence_end" => {
                 let none = match &value {
-                    Value::Bool(b) => !b,
-                    Value::Number(n) => n.as_u64() == Some(0),
-                    Value::String(s) => s.is_empty() || s == "0",
-                    Value::Null => true,
+                    Scalar::Bool(b) => !b,
+                    Scalar::Int(n) => *n == 0,
+                    Scalar::Text(s) => s.is_empty() || s == "0",
+                    Scalar::Null => true,
                     _ => false,
                 };
                 if !none {
@@ -337,8 +352,8 @@ fn request_parameters(given: BTreeMap<String, Value>, tenant: Option<&Tenant>, n
                 }
             }
             "tenant" => {
-                let Value::String(s) = &value else {
-                    return Err(Error::invalid(format!("{} is {}, expected text", named(), shown(&value.to_string()))));
+                let Scalar::Text(s) = &value else {
+                    return Err(Error::invalid(format!("{} is {}, expected text", named(), value.shown())));
                 };
                 let asked = Tenant::new(s)?;
                 if tenant.is_some_and(|t| *t != asked) {
@@ -352,14 +367,11 @@ fn request_parameters(given: BTreeMap<String, Value>, tenant: Option<&Tenant>, n
             }
             _ => {
                 let p = match value {
-                    Value::Bool(b) => Some(Parameter::Bool(b)),
-                    Value::String(s) => Some(Parameter::Text(s)),
-                    Value::Number(n) => match (n.as_i64(), n.is_u64()) {
-                        (Some(i), _) => Some(Parameter::Int(i)),
-                        (None, true) => None,
-                        (None, false) => n.as_f64().map(Parameter::Float),
-                    },
-                    Value::Null | Value::Array(_) | Value::Object(_) => None,
+                    Scalar::Bool(b) => Some(Parameter::Bool(b)),
+                    Scalar::Text(s) => Some(Parameter::Text(s)),
+                    Scalar::Int(n) => Some(Parameter::Int(n)),
+                    Scalar::Float(n) => Some(Parameter::Float(n)),
+                    Scalar::Uint(_) | Scalar::Null | Scalar::Array | Scalar::Object => None,
                 };
                 let p = p.ok_or_else(|| {
                     Error::invalid(format!("{}: expected true, false, text or a number of 64 bits", named()))
@@ -372,7 +384,7 @@ fn request_parameters(given: BTreeMap<String, Value>, tenant: Option<&Tenant>, n
 }
 
 /// A request whose whole body is the only input's data.
-fn raw(cx: DecodeContext<'_>, body: &Payload) -> Result<Decoded> {
+fn raw(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) -> Result<Decoded> {
     let why = "a raw binary request (Inference-Header-Content-Length: 0)";
     let signature = cx.signature.ok_or_else(|| Error::internal(format!("{why} was decoded without a signature")))?;
     let [spec] = signature.inputs.as_slice() else {
@@ -383,13 +395,12 @@ fn raw(cx: DecodeContext<'_>, body: &Payload) -> Result<Decoded> {
         )));
     };
     let mut data = body.clone();
-    let mut made_bytes = 0;
     if spec.datatype == DType::Bytes {
         // The whole body is one element, whose length the client does not send.
         let len = u32::try_from(body.len()).map_err(|_| Error::invalid(format!("{why}: the element is too long")))?;
         data = Payload::from(len.to_le_bytes().to_vec());
-        made_bytes = data.len();
         body.chunks().iter().for_each(|c| data.push(c.clone()));
+        data = Payload::from(contiguous(&data, budget)?);
     }
     let shape = raw_shape(spec, body.len()).map_err(|e| e.context(why))?;
     let tensor = Tensor::new(spec.name.clone(), spec.datatype, shape, data).map_err(|e| e.context(why))?;
@@ -402,7 +413,7 @@ fn raw(cx: DecodeContext<'_>, body: &Payload) -> Result<Decoded> {
         tenant: cx.tenant.cloned().unwrap_or_default(),
         deadline: None,
     };
-    Ok(Decoded { request, answer: AnswerOptions { binary: true, outputs: BTreeMap::new() }, made_bytes })
+    Ok(Decoded { request, answer: AnswerOptions { binary: true, outputs: BTreeMap::new() } })
 }
 
 /// The one shape that `len` bytes can have: one dynamic dimension follows from the length; of

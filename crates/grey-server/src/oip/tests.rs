@@ -12,11 +12,14 @@ fn model() -> ModelRef {
 }
 
 fn run(header_length: Option<usize>, body: impl Into<Payload>) -> Result<Decoded> {
+    within(&mut |_| Ok(()), header_length, body)
+}
+
+fn within(budget: &mut Budget<'_>, header_length: Option<usize>, body: impl Into<Payload>) -> Result<Decoded> {
     let model = model();
-    decode(
-        DecodeContext { model: &model, header_length, tenant: None, signature: None, now: crate::clock::now() },
-        &body.into(),
-    )
+    let now = crate::clock::now();
+    let cx = DecodeContext { model: &model, header_length, tenant: None, signature: None, now };
+    decode(cx, &body.into(), budget)
 }
 
 fn text(body: &str) -> Result<Decoded> {
@@ -90,9 +93,10 @@ proptest! {
         let (a, b) = (a.renamed("a"), b.renamed("b"));
         let options = AnswerOptions { binary: true, ..Default::default() };
         let (header, body) = as_request(&encode(&response(vec![a.clone(), b.clone()]), &options).unwrap());
-        let whole = run(header, body.clone()).unwrap();
+        let mut asked = 0;
+        let whole = within(&mut |n| { asked += n; Ok(()) }, header, body.clone()).unwrap();
         prop_assert_eq!(&whole.request.inputs, &[a, b]);
-        prop_assert_eq!(whole.made_bytes, 0);
+        prop_assert!(asked < 200, "names and parameters, no tensors: {}", asked);
         let mut rest = Bytes::from(body);
         let mut parts = Vec::new();
         for n in cuts {
@@ -141,27 +145,61 @@ fn input(extra: Value) -> String {
     json!({"inputs": [x]}).to_string()
 }
 
+fn names(n: usize) -> Value {
+    (0..n).map(|i| (format!("p{i}"), json!(i))).collect::<serde_json::Map<_, _>>().into()
+}
+
 #[test]
 fn bad_requests_are_refused_with_reasons() {
     for (body, says) in [
         ("".to_owned(), "empty"),
         ("nope".into(), "expected an object"),
         ("[1]".into(), "array"),
-        ("[".repeat(200_000), "array"),
-        (format!("{{\"inputs\":{}", "[".repeat(200_000)), "EOF"),
-        (format!("{{\"parameters\":{{\"a\":{}", "[".repeat(200_000)), "recursion limit"),
-        (format!("{{\"inputs\":[{}", "{\"a\":".repeat(200_000)), "EOF"),
+        ("[".repeat(200_000), "it is an array, expected an object"),
+        (format!("{{\"inputs\":{}", "[".repeat(200_000)), "it is nested deeper than 128 levels at byte 138"),
+        (
+            format!("{{\"parameters\":{{\"a\":{}", "[".repeat(200_000)),
+            "it is nested deeper than 128 levels at byte 146",
+        ),
+        (format!("{{\"inputs\":[{}", "{\"a\":".repeat(200_000)), "it is nested deeper than 128 levels at byte"),
+        (
+            input(json!({})).replace("[1,2]", &format!("{}{}", "[".repeat(60), "]".repeat(60))),
+            "nested deeper than the 1 dim",
+        ),
+        ("{".into(), "EOF while parsing an object at line 1 column 1"),
+        (input(json!({}))[..20].into(), "EOF while parsing"),
+        (input(json!({}))[..input(json!({})).len() - 1].into(), "EOF while parsing an object at line 1"),
+        ("{\"inputs\":[{\"name\":\"x".into(), "EOF while parsing a string at line 1 column 21"),
         ("{}".into(), "no 'inputs'"),
         (r#"{"inputs":null}"#.into(), "no 'inputs'"),
         (r#"{"inputs":[[1]]}"#.into(), "inputs[0]"),
         (r#"{"inputs":[{"shape":[1]}]}"#.into(), "missing field"),
         (r#"{"inputs":[],"inputs":[]}"#.into(), "duplicate field"),
-        (r#"{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[NaN]}]}"#.into(), "JSON has no NaN"),
+        (input(json!({})).replace("[1,2]", "[NaN]"), "(JSON has no NaN or Infinity: send such values as binary data)"),
+        (input(json!({})).replace("[1,2]", "[Infinity]"), "send such values as binary data"),
+        (input(json!({})).replace("[1,2]", "[1,-Infinity]"), "send such values as binary data"),
+        (r#"{"inputs":{"a":1}}"#.into(), "invalid type: map, expected a list of inputs"),
+        (json!({"inputs": "y".repeat(5000)}).to_string(), "text, expected a list of inputs at line 1"),
+        (json!({"inputs": vec![1; 1025]}).to_string(), "more than 1024 inputs at line 1 column"),
+        (json!({"inputs": [], "outputs": vec![1; 1025]}).to_string(), "more than 1024 outputs at line 1 column"),
+        (
+            json!({"inputs": [], "parameters": names(1025)}).to_string(),
+            "'parameters' of the body: more than 1024 parameters",
+        ),
+        (input(json!({"parameters": names(1025)})), "'parameters' of inputs[0]: more than 1024 parameters"),
+        (input(json!({"name": "n".repeat(4097)})), "inputs[0] has a name of 4097 bytes, at most 4096 are taken"),
+        (input(json!({"parameters": "p".repeat(5000)})), "text, expected an object of parameters"),
+        (input(json!({"shape": ["s".repeat(5000)]})), "text, expected an integer"),
+        (input(json!({"shape": [u64::MAX]})), "18446744073709551615, expected an integer of 64 bits"),
+        (input(json!({"shape": [1u64 << 62]})), "too short for the 4611686018427387904 elements"),
         (r#"{"inputs":[]} tail"#.into(), "Inference-Header-Content-Length"),
         (input(json!({"shape": [-1]})), "negative dimension -1"),
         (input(json!({"shape": [1u64 << 62, 8]})), "more elements than can exist"),
         (input(json!({"shape": [1.5]})), "inputs[0]"),
-        (input(json!({"shape": vec![1; 65]})), "65 dimensions"),
+        (
+            input(json!({"shape": vec![1; 65]})),
+            "inputs[0] is not a valid inference request in JSON: more than 64 dimensions",
+        ),
         (input(json!({"datatype": "FP31"})), "unknown datatype 'FP31'"),
         (input(json!({"data": [1, 300]})), "element 1 is 300, out of the range of UINT8 (0 to 255)"),
         (input(json!({"data": [1, "2"]})), "element 1 is text"),
@@ -170,11 +208,29 @@ fn bad_requests_are_refused_with_reasons() {
         (input(json!({})).replace("[1,2]", "null"), "single value"),
         (input(json!({"data": [1, null]})), "element 1 is null"),
         (input(json!({"parameters": {"binary_data_size": 2}})), "both"),
-        (input(json!({"data": null, "parameters": {"binary_data_size": 2}})), "only 0 bytes of the body are left"),
-        (input(json!({"data": null, "parameters": {"binary_data_size": -2}})), "expected a number of bytes"),
-        (input(json!({"data": null, "parameters": {"binary_data_size": u64::MAX}})), "are left"),
+        (
+            input(json!({"data": null, "parameters": {"binary_data_size": 2}})),
+            "input 'x': binary_data_size is 2, but only 0 bytes of the body are left",
+        ),
+        (
+            input(json!({"data": null, "parameters": {"binary_data_size": -2}})),
+            "binary_data_size is -2, expected a number of bytes",
+        ),
+        (
+            input(json!({"data": null, "parameters": {"binary_data_size": [2]}})),
+            "binary_data_size is an array, expected a number of bytes",
+        ),
+        (
+            input(json!({"data": null, "parameters": {"binary_data_size": u64::MAX}})),
+            "binary_data_size is 18446744073709551615, but only 0 bytes",
+        ),
         (r#"{"inputs":[],"parameters":{"timeout":-1}}"#.into(), "microseconds"),
-        (r#"{"inputs":[],"parameters":{"a":[1]}}"#.into(), "parameter 'a'"),
+        (r#"{"inputs":[],"parameters":{"a":[1]}}"#.into(), "parameter 'a': expected true, false, text or a number"),
+        (r#"{"inputs":[],"parameters":{"a":{"b":1}}}"#.into(), "parameter 'a': expected true, false, text or a number"),
+        (r#"{"inputs":[],"parameters":{"a":null}}"#.into(), "parameter 'a': expected true, false, text or a number"),
+        (r#"{"inputs":[],"parameters":{"a":18446744073709551615}}"#.into(), "parameter 'a'"),
+        (r#"{"inputs":[],"parameters":{"binary_data_output":"yes"}}"#.into(), "is \"yes\", expected true or false"),
+        (r#"{"inputs":[],"parameters":{"tenant":7}}"#.into(), "is 7, expected text"),
         (r#"{"inputs":[],"parameters":{"tenant":"../x"}}"#.into(), "invalid tenant"),
     ] {
         let e = text(&body).unwrap_err();
@@ -199,9 +255,11 @@ fn lying_sizes_are_refused_by_name() {
     assert!(e.message().starts_with("1 bytes of the body belong to no input (the last is 'x')"), "{e}");
     let e = run(Some(json.len() + 9), body(&[1, 2])).unwrap_err();
     assert!(e.message().contains("but the body has"), "{e}");
-    assert!(run(Some(json.len() - 1), body(&[1, 2])).is_err());
+    let e = run(Some(json.len() - 1), body(&[1, 2])).unwrap_err();
+    assert!(e.message().contains("EOF while parsing an object"), "{e}");
     for bad in [&b"-1"[..], b"", b"x", b"99999999999999999999999", b"+1", b"\xff"] {
-        assert!(header_length(bad).is_err());
+        let e = header_length(bad).unwrap_err();
+        assert!(e.message().ends_with("expected a number of bytes"), "{e}");
     }
     assert_eq!(header_length(b"12").unwrap(), 12);
 }
@@ -220,20 +278,99 @@ fn unsupported_features_say_so() {
 }
 
 #[test]
+fn as_much_as_the_limits_say_is_taken() {
+    let tensor = |i: usize| json!({"name": format!("x{i}"), "shape": vec![1; 64], "datatype": "INT8", "data": [1]});
+    let outputs: Vec<Value> = (0..OUTPUTS_MAX).map(|i| json!({"name": format!("y{i}")})).collect();
+    let inputs: Vec<Value> = (0..INPUTS_MAX).map(tensor).collect();
+    let d = text(&json!({"inputs": inputs, "outputs": outputs, "parameters": names(1024)}).to_string()).unwrap();
+    let r = d.request;
+    assert_eq!((r.inputs.len(), r.outputs.len(), r.parameters.len()), (1024, 1024, 1024));
+}
+
+#[test]
+fn what_counts_for_nothing_is_left_unread() {
+    let d = text(
+        r#"{"id":null,"outputs":null,"parameters":null,"more":[[{"a":[]}]],"inputs":[{"name":"a\u0062","shape":[1],"datatype":"INT8",
+            "data":[1],"more":{},"parameters":{"hint":[1,{"a":2}],"none":null,"hint":{"b":[]}}}]}"#,
+    );
+    let r = d.unwrap().request;
+    assert_eq!((r.id.as_str(), r.inputs[0].name()), ("", "ab"));
+    let twice = text(r#"{"inputs":[],"parameters":{"a":[1],"a":2}}"#).unwrap();
+    assert_eq!(twice.request.parameters, Parameters::from([("a".into(), Parameter::Int(2))]), "the last counts");
+}
+
+#[test]
+fn memory_is_asked_for_before_it_is_used() {
+    let asked = |header, body: Payload| {
+        let mut sum = 0;
+        let answer = within(
+            &mut |n| {
+                sum += n;
+                Ok(())
+            },
+            header,
+            body,
+        );
+        (sum, answer.is_ok())
+    };
+    let n = 10_000usize;
+    let json = json!({"inputs": [{"name": "x", "shape": [n], "datatype": "FP64", "data": vec![1; n]}]}).to_string();
+    let names = 2 * "x".len();
+    assert_eq!(asked(None, json.clone().into_bytes().into()), (8 * n + names, true));
+    // In two chunks it is copied first.
+    let (a, b) = json.as_bytes().split_at(100);
+    let halves: Payload = [Bytes::copy_from_slice(a), Bytes::copy_from_slice(b)].into_iter().collect();
+    assert_eq!(asked(None, halves), (json.len() + 8 * n + names, true));
+    // Texts: the id, and parameters as they are written.
+    let p = r#"{"a":"b"}"#;
+    let (sum, ok) = asked(None, format!(r#"{{"inputs":[],"id":"1234","parameters":{p}}}"#).into_bytes().into());
+    assert_eq!((sum, ok), (4 + p.len(), true));
+    // The parser's buffer for a text with escapes and its copy, then the text itself.
+    let id = r#"\u0041BC"#;
+    let (sum, ok) = asked(None, format!(r#"{{"inputs":[],"id":"{id}"}}"#).into_bytes().into());
+    assert_eq!((sum, ok), (2 * (id.len() + 1) + 3, true));
+    // A shape that promises what is not there, and parameters that are no values, cost nothing.
+    let lie = input(json!({"shape": [1u64 << 40], "datatype": "FP64"}));
+    assert_eq!(asked(None, lie.into_bytes().into()), (names, false));
+    // BYTES in several chunks are put together.
+    let json = input(json!({"data": null, "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 6}}));
+    let parts = [json.clone().into_bytes(), vec![2, 0, 0], vec![0, b'h', b'i']];
+    let (sum, ok) = asked(Some(json.len()), parts.into_iter().map(Bytes::from).collect());
+    assert_eq!((sum, ok), (6 + names + r#"{"binary_data_size":6}"#.len(), true));
+
+    // Every refusal is what decoding fails with, wherever it comes.
+    let body = input(json!({"parameters": {"a": "b"}}));
+    for at in 0.. {
+        let mut calls = 0;
+        let mut budget = |_| {
+            calls += 1;
+            if calls > at { Err(Error::new(ErrorKind::Overloaded, "full")) } else { Ok(()) }
+        };
+        match within(&mut budget, None, body.clone().into_bytes()) {
+            Ok(_) => {
+                assert!(at > 3);
+                break;
+            }
+            Err(e) => assert_eq!((e.kind(), e.message()), (ErrorKind::Overloaded, "full")),
+        }
+    }
+}
+
+#[test]
 fn parameters_are_understood_or_passed_on() {
     let (model, now) = (model(), crate::clock::now());
     let cx = DecodeContext { model: &model, header_length: None, tenant: None, signature: None, now };
     let body = |p: Value| Payload::from(json!({"inputs": [], "parameters": p}).to_string().into_bytes());
-    let d = decode(cx, &body(json!({"timeout": 1500, "tenant": "t", "binary_data_output": true, "a": 1, "b": 0.5})));
-    let d = d.unwrap();
+    let decode = |cx, p| decode(cx, &body(p), &mut |_| Ok(()));
+    let d = decode(cx, json!({"timeout": 1500, "tenant": "t", "binary_data_output": true, "a": 1, "b": 0.5})).unwrap();
     assert_eq!(d.request.deadline, Some(now + Duration::from_micros(1500)));
     assert_eq!((d.request.tenant.as_str(), d.answer.binary), ("t", true));
     let passed = Parameters::from([("a".into(), Parameter::Int(1)), ("b".into(), Parameter::Float(0.5))]);
     assert_eq!(d.request.parameters, passed);
     let header = Tenant::new("u").unwrap();
     let cx = DecodeContext { tenant: Some(&header), ..cx };
-    assert!(decode(cx, &body(json!({"tenant": "t"}))).is_err());
-    assert_eq!(decode(cx, &body(json!({}))).unwrap().request.tenant, header);
+    assert!(decode(cx, json!({"tenant": "t"})).is_err());
+    assert_eq!(decode(cx, json!({})).unwrap().request.tenant, header);
 }
 
 #[test]
@@ -249,7 +386,7 @@ fn raw_bodies_take_the_models_shape() {
             signature: Some(&signature),
             now: crate::clock::now(),
         };
-        decode(cx, &body.into()).map(|d| (d.request.inputs[0].clone(), d.answer.binary))
+        decode(cx, &body.into(), &mut |_| Ok(())).map(|d| (d.request.inputs[0].clone(), d.answer.binary))
     };
     let (t, binary) = raw(DType::Fp32, vec![Dim::Any, Dim::Fixed(2)], vec![0; 24]).unwrap();
     assert!(binary);

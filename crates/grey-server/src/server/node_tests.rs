@@ -1,10 +1,11 @@
 //! The routes over a real node without models.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use flate2::{Compression, write::GzEncoder};
+use grey_core::{ModelId, Signature, Version};
 use grey_engine::{HostCommand, Isolation, Launcher, contain, discover::DiscoverEnv};
-use grey_registry::DataFolder;
+use grey_registry::{Catalog, DataFolder, Draft, FilePath};
 use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +21,12 @@ struct Running {
     _data: tempfile::TempDir,
 }
 
-async fn start(mut config: NodeConfig) -> Running {
+async fn start(config: NodeConfig) -> Running {
+    start_with(config, &[]).await
+}
+
+/// Starts over a registry with these versions of the model `m`, none of which could be loaded.
+async fn start_with(mut config: NodeConfig, versions: &[&str]) -> Running {
     config.http = "127.0.0.1:0".into();
     let data = tempfile::tempdir().unwrap();
     let launcher = Launcher {
@@ -33,6 +39,15 @@ async fn start(mut config: NodeConfig) -> Running {
     };
     let engines = Engines::new(launcher, DiscoverEnv::read(None), None);
     let folder = DataFolder::open(data.path()).unwrap();
+    let catalog = Catalog::open(folder.store().unwrap(), || 0).await.unwrap();
+    for v in versions {
+        let version = Version::new(v).unwrap();
+        let mut session = catalog.begin_add(ModelId::new("m").unwrap(), Some(version)).await.unwrap();
+        let body = futures_util::stream::iter([Ok(bytes::Bytes::copy_from_slice(v.as_bytes()))]);
+        session.file(FilePath::new("m.onnx").unwrap(), body, 10).await.unwrap();
+        let signature = Signature { inputs: vec![], outputs: vec![] };
+        session.commit(Draft { engine: "onnxruntime".into(), signature, metadata: BTreeMap::new() }).await.unwrap();
+    }
     let node = Node::start(config.to_serving().unwrap(), folder, engines).await.unwrap();
     let server = Server::bind(&config, node).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -78,7 +93,7 @@ async fn errors_have_their_codes() {
     for (method, path, headers, body, status, says) in [
         ("GET", "/v2", "", &b""[..], 200, "\"name\":\"grey\""),
         ("GET", "/v2/health/ready", "", b"", 200, ""),
-        ("GET", "/grey/v1/models", "", b"", 200, "{\"models\":[]}"),
+        ("GET", "/grey/v1/models", "", b"", 200, "\"models\":[]"),
         ("GET", "/v2/models/stats", "", b"", 200, "{\"model_stats\":[]}"),
         ("POST", "/v2/repository/index", "", b"", 200, "[]"),
         ("GET", "/v2/models/nope", "", b"", 404, "nope"),
@@ -97,6 +112,20 @@ async fn errors_have_their_codes() {
         ("POST", infer, "grey-tenant: ../x\r\n", empty, 400, "Grey-Tenant"),
         ("GET", infer, "", b"", 405, "not allowed"),
         ("GET", "/v3", "", b"", 404, "unknown route"),
+        ("POST", "/v2/repository/models/a/load", "", b"", 404, "'a'"),
+        ("POST", "/v2/repository/models/a/unload", "", b"", 404, "'a'"),
+        ("POST", "/v2/repository/r1/index", "", b"", 404, "unknown repository 'r1': this server has one repository"),
+        ("POST", "/v2/repository/r1/models/a/load", "", b"{}", 404, "unknown repository 'r1'"),
+        ("POST", "/v2/repository/models/models/index/load", "", b"", 404, "unknown repository 'models'"),
+        ("POST", "/v2/repository/r1/models/a/unload", "", b"", 404, "leave the name out of the path"),
+        ("POST", "/v2/repository/index", "", br#"{"ready":1}"#, 400, "ready is 1, expected true or false"),
+        ("POST", "/v2/repository/index", "", br#"{"ready":null,"more":[1]}"#, 200, "[]"),
+        ("POST", "/v2/repository/index", "", &[b'['; 1000], 400, "nested deeper than 128 levels"),
+        ("POST", "/v2/repository/index", "", b"[]", 400, "expected an object"),
+        ("POST", "/v2/repository/models/a/load", "", br#"{"parameters":[1]}"#, 400, "expected an object of parameters"),
+        ("POST", "/grey/v1/models/a/versions/latest?file=m.onnx", "", b"x", 400, "'latest': the word is reserved"),
+        ("DELETE", "/grey/v1/models/a/versions/latest", "", b"", 404, "'a'"),
+        ("DELETE", "/grey/v1/models/a/versions/..", "", b"", 400, "invalid version '..'"),
         ("GET", "/v2/systemsharedmemory/status", "", b"", 501, "not supported"),
         ("POST", "/v2/repository/models/a/load", "", br#"{"parameters":{"config":"{}"}}"#, 403, "--allow-upload"),
         ("POST", "/v2/repository/models/a/load", "host: evil.example\r\n", b"", 403, "host 'evil.example'"),
@@ -130,4 +159,84 @@ async fn a_spent_budget_is_told_before_the_body_is_read() {
     let mut rest = String::new();
     s.read_to_string(&mut rest).await.unwrap();
     assert!(rest.contains("retry-after: 1\r\n") && rest.contains("inflight_bytes_max"), "{rest}");
+}
+
+#[tokio::test]
+async fn latest_in_a_path_is_one_version() {
+    let r = start_with(NodeConfig::default(), &["1", "2", "3"]).await;
+    let answer = |text: String| text.split_once("\r\n\r\n").unwrap().1.to_owned();
+    let get = async |path: &str| answer(ask(&r, "GET", path, "", b"").await);
+    assert!(get("/v2/models/m").await.contains(r#""versions":["1","2","3"]"#));
+    assert!(get("/v2/models/m/versions/latest").await.contains(r#""versions":["3"]"#));
+
+    let unload = ask(&r, "POST", "/grey/v1/models/m/versions/latest/unload", "", b"").await;
+    assert!(unload.starts_with("HTTP/1.1 200 "), "{unload}");
+    let states = async || {
+        let all: serde_json::Value = serde_json::from_str(&get("/grey/v1/models").await).unwrap();
+        let all = all["models"].as_array().unwrap().clone();
+        all.iter().map(|m| format!("{} {}", m["version"].as_str().unwrap(), m["state"].as_str().unwrap())).collect()
+    };
+    let now: Vec<String> = states().await;
+    assert_eq!(now, ["1 registered", "2 registered", "3 unloaded"]);
+
+    let remove = async |path: &str| answer(ask(&r, "DELETE", path, "", b"").await);
+    assert_eq!(remove("/grey/v1/models/m/versions/latest").await, r#"{"removed":["3"]}"#);
+    let unload = ask(&r, "POST", "/v2/repository/models/m/unload", "", b"").await;
+    assert!(unload.starts_with("HTTP/1.1 200 "), "{unload}");
+    let now: Vec<String> = states().await;
+    assert_eq!(now, ["1 unloaded", "2 unloaded"], "without a version all are meant");
+    assert_eq!(remove("/grey/v1/models/m").await, r#"{"removed":["1","2"]}"#);
+}
+
+/// Sends all of a body before it reads, as Python's http.client does.
+async fn send_all_then_read(r: &Running, head: &str, piece: &[u8], pieces: usize, tail: &[u8]) -> String {
+    let mut s = TcpStream::connect(r.address).await.unwrap();
+    s.write_all(format!("POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\n{head}\r\n").as_bytes()).await.unwrap();
+    for _ in 0..pieces {
+        s.write_all(piece).await.unwrap();
+    }
+    s.write_all(tail).await.unwrap();
+    let mut text = String::new();
+    s.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_sees_the_refusal() {
+    const PIECE: usize = 1 << 20;
+    // More than the system's buffers on both sides hold.
+    const PIECES: usize = 48;
+    let mut config = NodeConfig::default();
+    config.limits.body_bytes_max = (PIECES * PIECE / 3) as u64;
+    let r = start(config).await;
+    let length = format!("connection: close\r\ncontent-length: {}\r\n", PIECES * PIECE);
+    let piece = vec![b' '; PIECE];
+    let text = send_all_then_read(&r, &length, &piece, PIECES, b"").await;
+    assert!(text.starts_with("HTTP/1.1 413 ") && text.contains("limits.body_bytes_max"), "{text}");
+    // Refused on the way, since nothing was announced.
+    let chunk = [b"100000\r\n", &piece[..], b"\r\n"].concat();
+    let chunked = "connection: close\r\ntransfer-encoding: chunked\r\n";
+    let text = send_all_then_read(&r, chunked, &chunk, PIECES, b"0\r\n\r\n").await;
+    assert!(text.starts_with("HTTP/1.1 413 ") && text.contains("limits.body_bytes_max"), "{text}");
+    // Refused for another reason before the body is looked at.
+    let text = send_all_then_read(&r, &format!("{length}grey-tenant: ../x\r\n"), &piece, PIECES, b"").await;
+    assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("Grey-Tenant"), "{text}");
+    r.stop.send(()).unwrap();
+    r.task.await.unwrap().unwrap();
+
+    let mut config = NodeConfig::default();
+    config.limits.inflight_bytes_max = Some(PIECE as u64);
+    let r = start(config).await;
+    let text = send_all_then_read(&r, &length, &piece, PIECES, b"").await;
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("inflight_bytes_max"), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_a_word_is_refused_without_one() {
+    let mut config = NodeConfig::default();
+    config.limits.body_bytes_max = 1000;
+    let r = start(config).await;
+    let head = "expect: 100-continue\r\ncontent-length: 1001\r\n";
+    let text = send_all_then_read(&r, head, b"", 0, b"").await;
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
 }

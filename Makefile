@@ -51,8 +51,9 @@ test-python: wheel $(VENV)/.test
 	@echo "== python tests"
 	@start=$$SECONDS; $(PY) -m pytest; echo "   python tests: $$((SECONDS - start)) s"
 
-soak: machine ## the long form of the randomised tests
-	@GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
+soak: machine ## the long form of the randomised tests, with seeds from the clock
+	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== seeds from GREY_SIM_BASE=$$base"; \
+	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
 
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check
@@ -62,8 +63,13 @@ lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@echo "== mypy";     $(VENV)/bin/mypy python/grey
 
-fuzz: machine ## random bytes and operations against every parser, a minute
-	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-core -p grey-engine -p grey-server --lib
+fuzz: machine ## random bytes against every parser, random operations on registry and batcher, a minute
+	@echo "== bytes against parsers, permits"
+	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-core -p grey-engine -p grey-server -p grey-serving --lib
+	@echo "== operations on the registry"
+	@PROPTEST_CASES=$${PROPTEST_CASES:-1000} cargo test --profile $(PROFILE) -p grey-registry --test robust any_sequence
+	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== operations on the batcher, seeds from GREY_SIM_BASE=$$base"; \
+	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-2000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
 
 bench: wheel ## ratios measured in one run
 	@$(PY) demo/bench.py

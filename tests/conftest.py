@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,7 +52,14 @@ class Reply:
 class GreyNode:
     """A ``grey serve``."""
 
-    def __init__(self, data: Path, *args: str, config: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *args: str,
+        config: str | None = None,
+        env: dict[str, str] | None = None,
+        own_group: bool = False,
+    ) -> None:
         self.data = data
         self.log_path = data.parent / f"{data.name}.log"
         command = [sys.executable, "-m", "grey", "serve", "--http", "127.0.0.1:0", "--data", str(data), "--json", *args]
@@ -61,7 +69,12 @@ class GreyNode:
             command += ["--config", str(path)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=os.environ | (env or {})
+                command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | (env or {}),
+                start_new_session=own_group,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -129,6 +142,60 @@ def alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def spin(times: int, **parameters: Any) -> dict[str, Any]:
+    """A request for the model `spin`: a million times take about a second."""
+    inputs = [
+        {"name": "n", "datatype": "INT64", "shape": [1, 1], "data": [times]},
+        {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]},
+    ]
+    return {"inputs": inputs, "parameters": parameters}
+
+
+# Nothing that is waited for.
+FOREVER = 2**40
+
+
+def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(call()))
+    thread.start()
+    return thread, result
+
+
+def busy(node: GreyNode, model: str) -> None:
+    """Wait until a run keeps the host's processor busy."""
+    pid = node.host_pids(model)[0]
+
+    def ticks() -> int:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    wait_until(lambda: ticks() > before + 10, "the host to be busy")
+
+
+def gauge(node: GreyNode, name: str, **labels: str) -> float | None:
+    """A value of `/metrics`; none if the series is not there."""
+    for line in node.request("GET", "/metrics").body.decode().splitlines():
+        series, _, value = line.rpartition(" ")
+        if series.partition("{")[0] == name and all(f'{k}="{v}"' in series for k, v in labels.items()):
+            return float(value)
+    return None
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one started and that still run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -10,47 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import GreyNode, alive, wait_until
+from conftest import FOREVER, alive, busy, in_background, spin, wait_until
 
 
 def row(i: int) -> dict[str, Any]:
     return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 8], "data": [float(i % 7)] * 8}]}
-
-
-def spin(times: int, **parameters: Any) -> dict[str, Any]:
-    inputs = [
-        {"name": "n", "datatype": "INT64", "shape": [1, 1], "data": [times]},
-        {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [0]},
-    ]
-    return {"inputs": inputs, "parameters": parameters}
-
-
-FOREVER = 2**40
-
-
-def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    result: list[Any] = []
-    thread = threading.Thread(target=lambda: result.append(call()))
-    thread.start()
-    return thread, result
-
-
-def busy(node: GreyNode, model: str) -> None:
-    """Wait until a run keeps the host's processor busy."""
-    pid = node.host_pids(model)[0]
-
-    def ticks() -> int:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
-
-    before = ticks()
-    wait_until(lambda: ticks() > before + 10, "the host to be busy")
 
 
 def test_kill_host_under_load(start: Any, models: Path) -> None:

@@ -187,6 +187,19 @@ def slow(times: int) -> onnx.ModelProto:
     )
 
 
+def absurd() -> dict[str, onnx.ModelProto]:
+    """Models whose signature no real model has."""
+    names = [f"x{i}" for i in range(2000)]
+    return {
+        "rank": identity(T.FLOAT, ["N"] + [1] * 69),
+        "inputs": model(
+            [h.make_node("Identity", ["x0"], ["y"])],
+            [value(n, T.FLOAT, ["N", 1]) for n in names],
+            [value("y", T.FLOAT, ["N", 1])],
+        ),
+    }
+
+
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     models = {
@@ -205,6 +218,9 @@ def main(folder: Path) -> None:
     } | {f"identity_{name.lower()}": identity(kind, ["N", 2]) for name, kind in DTYPES.items()}
     for name, made in models.items():
         (folder / f"{name}.onnx").write_bytes(made.SerializeToString(deterministic=True))
+    (folder / "absurd").mkdir(exist_ok=True)
+    for name, made in absurd().items():
+        (folder / "absurd" / f"{name}.onnx").write_bytes(made.SerializeToString(deterministic=True))
     good = mlp().SerializeToString()
     (folder / "truncated.onnx").write_bytes(good[: len(good) // 2])
     (folder / "text.onnx").write_text("this is no model\n")

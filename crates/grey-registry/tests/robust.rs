@@ -607,8 +607,13 @@ async fn walk(store: Arc<dyn ObjectStore>, steps: Vec<Step>) {
     }
 }
 
+/// Each case makes a store and dozens of versions; `PROPTEST_CASES` asks for more.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(64)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_in_memory(steps in prop::collection::vec(step(), 1..25)) {

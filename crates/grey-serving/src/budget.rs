@@ -9,6 +9,7 @@ use std::{
 };
 
 use grey_core::{Error, ErrorKind, Result};
+use prometheus_client::metrics::counter::Counter;
 
 /// When a caller who found the budget spent may come back: a few batches later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -21,11 +22,13 @@ pub(crate) struct BytesBudget(Arc<Inner>);
 struct Inner {
     max: u64,
     used: AtomicU64,
+    /// How often it was spent when somebody asked.
+    refused: Counter,
 }
 
 impl BytesBudget {
-    pub(crate) fn new(max: u64) -> Self {
-        BytesBudget(Arc::new(Inner { max, used: AtomicU64::new(0) }))
+    pub(crate) fn new(max: u64, refused: Counter) -> Self {
+        BytesBudget(Arc::new(Inner { max, used: AtomicU64::new(0), refused }))
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -58,14 +61,14 @@ impl BytesPermit {
                 self.bytes += more;
                 Ok(())
             }
-            Err(used) => Err(Error::new(
-                ErrorKind::Overloaded,
-                format!(
+            Err(used) => {
+                inner.refused.inc();
+                let m = format!(
                     "the node has {used} of at most {} bytes in flight, no room for {more} more (inflight_bytes_max)",
                     inner.max
-                ),
-            )
-            .with_retry_after(RETRY_AFTER)),
+                );
+                Err(Error::new(ErrorKind::Overloaded, m).with_retry_after(RETRY_AFTER))
+            }
         }
     }
 
@@ -89,7 +92,8 @@ mod tests {
 
     #[test]
     fn the_budget_is_kept_and_given_back() {
-        let b = BytesBudget::new(100);
+        let refused = Counter::default();
+        let b = BytesBudget::new(100, refused.clone());
         let mut p = b.take(60).unwrap();
         assert_eq!(b.take(41).unwrap_err().kind(), ErrorKind::Overloaded);
         p.grow(40).unwrap();
@@ -97,6 +101,7 @@ mod tests {
         p.account(5);
         assert_eq!(b.used(), 105);
         assert!(b.take(usize::MAX).is_err());
+        assert_eq!(refused.get(), 3);
         drop(p);
         assert_eq!(b.used(), 0);
     }

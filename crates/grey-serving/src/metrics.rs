@@ -140,7 +140,11 @@ impl Metrics {
     }
 
     pub(crate) fn rejected(&self, kind: ErrorKind) {
-        self.rejected.get_or_create(&ReasonLabels { reason: kind.name() }).inc();
+        self.rejected_by(kind).inc();
+    }
+
+    pub(crate) fn rejected_by(&self, kind: ErrorKind) -> Counter {
+        self.rejected.get_or_create_owned(&ReasonLabels { reason: kind.name() })
     }
 
     /// OpenMetrics text of everything.

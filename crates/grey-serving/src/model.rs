@@ -414,7 +414,13 @@ impl Model {
                 exit = opened.host.exited() => return Ended::Died(exit),
                 () = closed(phase) => return Ended::Closed,
             };
-            let Some(work) = self.queue.lock().take(clock::now()) else { continue };
+            let taken = {
+                let mut queue = self.queue.lock();
+                let taken = queue.take(clock::now());
+                self.metrics.queue_rows.set(i64::from(queue.rows()));
+                taken
+            };
+            let Some(work) = taken else { continue };
             // More may wait than this batch holds: another idle instance can take it.
             self.work.notify_one();
             let died = self.run(opened, work, served).await;

@@ -131,13 +131,14 @@ impl Node {
         let catalog = Catalog::open(data.store()?, unix_seconds).await?;
         let memory_bytes = Machine::read().memory_bytes;
         let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines, memory_bytes };
+        let metrics = Metrics::new();
         let loads = Semaphore::new(config.cores.max(1) as usize);
         let node = Node(Arc::new(Inner {
             permits: PermitPool::new(config.cores),
-            budget: BytesBudget::new(config.inflight_bytes_max),
+            budget: BytesBudget::new(config.inflight_bytes_max, metrics.rejected_by(ErrorKind::Overloaded)),
             profiles: Profiles::open(data.path())?,
             wanted: WantedSet::open(data.path())?,
-            metrics: Metrics::new(),
+            metrics,
             device: isa_class(),
             opener: Arc::new(opener),
             catalog,
@@ -470,7 +471,7 @@ impl Node {
     /// Takes `bytes` of the node's budget for bodies, tensors and results in flight; `Overloaded`
     /// with a retry time if it is spent. The permit gives them back when dropped.
     pub fn take_bytes(&self, bytes: usize) -> Result<BytesPermit> {
-        self.0.budget.take(bytes).inspect_err(|e| self.0.metrics.rejected(e.kind()))
+        self.0.budget.take(bytes)
     }
 
     fn slot(&self, id: &ModelId, version: &Version) -> Option<Arc<Slot>> {

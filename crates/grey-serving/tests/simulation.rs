@@ -3,7 +3,8 @@
 //! step each accepted request has been answered at most once, with its own rows and no others, and
 //! no bound is exceeded; at the end every one has been answered.
 //!
-//! `GREY_SIM_SEED` replays one seed, `GREY_SIM_STEPS` sets how many steps are run in all.
+//! `GREY_SIM_SEED` replays one seed, `GREY_SIM_STEPS` sets how many steps are run in all,
+//! `GREY_SIM_BASE` the first seed of a run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -281,13 +282,17 @@ fn run(seed: u64, steps: u64) -> u64 {
 fn a_million_steps() {
     let number = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().unwrap());
     if let Some(seed) = number("GREY_SIM_SEED") {
+        println!("seed {seed}");
         run(seed, STEPS_PER_SEED);
         return;
     }
     let steps = number("GREY_SIM_STEPS").unwrap_or(STEPS);
     let seeds = steps.div_ceil(STEPS_PER_SEED);
-    let answers: u64 = (0..seeds).map(|seed| run(seed, STEPS_PER_SEED)).sum();
-    println!("{seeds} seeds of {STEPS_PER_SEED} steps: {answers} requests, each answered once with its own rows");
+    let base = number("GREY_SIM_BASE").unwrap_or(0);
+    let end = base.checked_add(seeds).unwrap();
+    println!("seeds {base} to {}, {STEPS_PER_SEED} steps each", end.saturating_sub(1));
+    let answers: u64 = (base..end).map(|seed| run(seed, STEPS_PER_SEED)).sum();
+    println!("{answers} requests, each answered once with its own rows");
     assert!(answers > steps / 10, "the simulation does something");
 }
 

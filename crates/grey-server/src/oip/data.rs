@@ -14,9 +14,16 @@ pub(super) fn parse(name: &str, dtype: DType, shape: &[u64], text: &str, budget:
     let fail = |why: String| Error::invalid(format!("input '{}': {why}", shown(name)));
     let elements =
         element_count(shape).ok_or_else(|| fail(format!("the shape {shape:?} has more elements than can exist")))?;
-    let size = size_bound(dtype, elements, text.len()).ok_or_else(|| {
-        fail(format!("data of {} bytes is too short for the {elements} elements of the shape {shape:?}", text.len()))
-    })?;
+    let size = match size_bound(dtype, elements, text.len()) {
+        Some(size) => size,
+        // Too short, but counting it costs little and says more.
+        None if text.len() <= COUNTED_BYTES_MAX => text.len() * ELEMENT_BYTES_PER_TEXT,
+        None => {
+            let m =
+                format!("data of {} bytes is too short for the {elements} elements of the shape {shape:?}", text.len());
+            return Err(fail(m));
+        }
+    };
     budget(size)?;
     let mut out = Vec::with_capacity(size);
     let (mut scan, mut counts, mut found) = (Scan { text, at: 0 }, Vec::<u64>::new(), 0usize);
@@ -83,6 +90,11 @@ pub(super) fn parse(name: &str, dtype: DType, shape: &[u64], text: &str, budget:
         Err(fail(format!("data has {found} elements, the shape {shape:?} needs {elements}")))
     }
 }
+
+/// Longest text that is counted although it cannot hold the elements that its shape promises.
+const COUNTED_BYTES_MAX: usize = 64 << 10;
+/// An element has at most so many bytes for each of its text.
+const ELEMENT_BYTES_PER_TEXT: usize = 8;
 
 /// Most bytes that `elements` can become out of `text_len` bytes of text; `None` if so many do not fit
 /// in there. Each takes its shortest text and a comma behind all but the last: `0,0` or `"",""`.
@@ -394,9 +406,20 @@ mod tests {
     #[test]
     fn memory_is_asked_for_before_it_is_taken() {
         let refused = |_: usize| Err(Error::new(ErrorKind::Overloaded, "full"));
-        for (shape, text) in [(&[1u64 << 62][..], "[1]"), (&[4], "[1,1]"), (&[1 << 31, 1 << 31], "[1]")] {
-            let e = parse("x", DType::Fp64, shape, text, &mut |n| panic!("asked for {n}")).unwrap_err();
+        let long = format!("[{}1]", "1,".repeat(COUNTED_BYTES_MAX / 2));
+        for shape in [&[1u64 << 62][..], &[100_000], &[1 << 31, 1 << 31]] {
+            let e = parse("x", DType::Fp64, shape, &long, &mut |n| panic!("asked for {n}")).unwrap_err();
             assert!(e.message().contains("is too short for the"), "{e}");
+        }
+        for (shape, text) in [(&[1u64 << 62][..], "[1]"), (&[4], "[1,1]"), (&[1 << 31, 1 << 31], "[1]")] {
+            let mut asked = 0;
+            let mut budget = |n| {
+                asked += n;
+                Ok(())
+            };
+            let e = parse("x", DType::Fp64, shape, text, &mut budget).unwrap_err();
+            assert!(e.message().contains("elements, the shape"), "{e}");
+            assert!(asked <= 8 * text.len(), "{asked}");
         }
         let e = parse("x", DType::Fp64, &[2], "[1,\"\"]", &mut { refused }).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Overloaded, "before a look at the elements");

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GreyNode
+from conftest import GreyNode, gauge, wait_until
 
 
 def x(data: Any = None, shape: Any = None, datatype: str = "FP32", **extra: Any) -> dict[str, Any]:
@@ -174,10 +175,22 @@ def test_the_queue_and_bytes_in_flight_are_bounded(start: Any, models: Path) -> 
     assert many.status == 413
     assert "queue_rows_max" in many.error
     large = node.infer("mlp", json.dumps(x()) + " " * 20_000)
-    assert large.status == 503
+    assert large.status == 413, "no waiting helps"
     assert "inflight_bytes_max" in large.error
-    assert int(large.headers["Retry-After"]) >= 1
+    host, port = node.netloc.split(":")
+    with socket.create_connection((host, int(port))) as holder:
+        # Announced and not yet sent: its share is taken all the same.
+        head = "POST /v2/models/mlp/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 19900\r\n\r\n"
+        holder.sendall(head.encode())
+        wait_until(lambda: gauge(node, "grey_ai_inflight_bytes") >= 19_900, "the holder to be seen")
+        full = node.infer("mlp", x())
+        assert full.status == 503
+        assert "inflight_bytes_max" in full.error
+        assert int(full.headers["Retry-After"]) >= 1
+    wait_until(lambda: gauge(node, "grey_ai_inflight_bytes") == 0, "the share to come back")
     good(node)
+    assert gauge(node, "grey_ai_rejected_total", reason="too_large") == 2
+    assert gauge(node, "grey_ai_rejected_total", reason="overloaded") == 1
 
 
 def test_state_changes_need_a_local_host_and_no_foreign_origin(node: GreyNode) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -342,3 +344,45 @@ def test_loads_unloads_inferences_and_removals_at_once(start: Any, models: Path)
     node.cli("model", "remove", "m")
     wait_until(lambda: not children(node.process.pid), "the last host to end")
     assert gauge(node, "grey_ai_models_loaded") == 0
+
+
+def test_hosts_that_cannot_be_started_are_a_refusal_and_no_endless_wait(
+    start: Any, models: Path, tmp_path: Path
+) -> None:
+    """The node's own want (here: the program of its hosts is gone) passes, and says so meanwhile."""
+    python = tmp_path / "python"
+    python.symlink_to(Path(sys.executable).resolve())
+    packages = sysconfig.get_paths()["purelib"]
+    library = next(Path(packages, "onnxruntime/capi").glob("libonnxruntime.so.*"))
+    node = start("data", "--onnxruntime-lib", str(library), python=str(python), env={"PYTHONPATH": packages})
+    node.add("mlp", models / "mlp.onnx")
+    python.rename(tmp_path / "gone")
+    os.kill(node.host_pids("mlp")[0], signal.SIGKILL)
+    wait_until(lambda: not ready(node, "mlp"), "the death to be seen")
+    for refused in [node.infer("mlp", row()), node.request("POST", "/v2/repository/models/mlp/load")]:
+        assert refused.status == 503, refused.body
+        assert "start an engine host" in refused.error, refused.error
+        assert int(refused.headers["Retry-After"]) >= 1
+    (tmp_path / "gone").rename(python)
+    wait_until(lambda: node.infer("mlp", row()).status == 200, "a host again")
+
+
+def test_a_drain_ends_what_is_being_unloaded_too(start: Any, models: Path) -> None:
+    node = start(config="drain_seconds: 1\nrun_timeout_ms: 60000\n")
+    node.add("spin", models / "spin.onnx")
+    pids = node.host_pids("spin")
+    run, answer = in_background(lambda: until_it_ends(lambda: node.infer("spin", spin(FOREVER))))
+    busy(node, "spin")
+    unload, unloaded = in_background(
+        lambda: until_it_ends(lambda: node.request("POST", "/v2/repository/models/spin/unload"))
+    )
+    wait_until(lambda: node.show("spin")["state"] == "unloaded", "the unload to begin")
+    os.kill(node.process.pid, signal.SIGTERM)
+    for thread in (run, unload):
+        thread.join()
+    assert isinstance(answer[0], Reply)
+    assert answer[0].status == 503
+    assert isinstance(unloaded[0], Reply)
+    assert unloaded[0].status == 200
+    assert node.process.wait(30) == 0
+    assert not any(alive(p) for p in pids)

@@ -244,8 +244,15 @@ impl Host {
         patience: Option<Duration>,
     ) -> Result<RunOutputs, RunError> {
         let mut link = self.0.link.lock().await;
+        // A run that was given up has a limit of its own: it must not use up that of this one.
+        let settled = match limit {
+            None => link.settle().await,
+            Some(limit) => timeout(limit, link.settle()).await.unwrap_or_else(|_| {
+                Err(Broken::Lie(format!("a run that was given up did not end within another {limit:?}")))
+            }),
+        };
         let running = async {
-            link.settle().await?;
+            settled?;
             let run = link.run(model, &inputs, &wanted);
             match patience {
                 None => run.await.map(Some),

@@ -9,7 +9,6 @@ use std::{
 };
 
 use grey_core::{Error, ErrorKind, Result};
-use prometheus_client::metrics::counter::Counter;
 
 /// When a caller who found the budget spent may come back: a few batches later.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -22,13 +21,11 @@ pub(crate) struct BytesBudget(Arc<Inner>);
 struct Inner {
     max: u64,
     used: AtomicU64,
-    /// How often it was spent when somebody asked.
-    refused: Counter,
 }
 
 impl BytesBudget {
-    pub(crate) fn new(max: u64, refused: Counter) -> Self {
-        BytesBudget(Arc::new(Inner { max, used: AtomicU64::new(0), refused }))
+    pub(crate) fn new(max: u64) -> Self {
+        BytesBudget(Arc::new(Inner { max, used: AtomicU64::new(0) }))
     }
 
     pub(crate) fn used(&self) -> u64 {
@@ -50,9 +47,21 @@ pub struct BytesPermit {
 }
 
 impl BytesPermit {
-    /// Takes more under the same permit; [`ErrorKind::Overloaded`] if the budget is spent.
+    /// Takes more under the same permit; [`ErrorKind::Overloaded`] if the budget is spent,
+    /// [`ErrorKind::TooLarge`] if all of it would not do.
     pub fn grow(&mut self, bytes: usize) -> Result<()> {
         let (inner, more) = (&self.budget.0, bytes as u64);
+        let whole = self.bytes.saturating_add(more);
+        if whole > inner.max {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "the request takes {whole} bytes (its body and what it becomes), more than the {} that may be in \
+                     flight at all (limits.inflight_bytes_max)",
+                    inner.max
+                ),
+            ));
+        }
         let taken = inner.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(more).filter(|sum| *sum <= inner.max)
         });
@@ -61,14 +70,14 @@ impl BytesPermit {
                 self.bytes += more;
                 Ok(())
             }
-            Err(used) => {
-                inner.refused.inc();
-                let m = format!(
+            Err(used) => Err(Error::new(
+                ErrorKind::Overloaded,
+                format!(
                     "the node has {used} of at most {} bytes in flight, no room for {more} more (inflight_bytes_max)",
                     inner.max
-                );
-                Err(Error::new(ErrorKind::Overloaded, m).with_retry_after(RETRY_AFTER))
-            }
+                ),
+            )
+            .with_retry_after(RETRY_AFTER)),
         }
     }
 
@@ -92,16 +101,14 @@ mod tests {
 
     #[test]
     fn the_budget_is_kept_and_given_back() {
-        let refused = Counter::default();
-        let b = BytesBudget::new(100, refused.clone());
+        let b = BytesBudget::new(100);
         let mut p = b.take(60).unwrap();
         assert_eq!(b.take(41).unwrap_err().kind(), ErrorKind::Overloaded);
         p.grow(40).unwrap();
-        assert!(p.grow(1).is_err());
+        assert_eq!(p.grow(1).unwrap_err().kind(), ErrorKind::TooLarge, "no waiting helps");
         p.account(5);
         assert_eq!(b.used(), 105);
-        assert!(b.take(usize::MAX).is_err());
-        assert_eq!(refused.get(), 3);
+        assert_eq!(b.take(usize::MAX).unwrap_err().kind(), ErrorKind::TooLarge);
         drop(p);
         assert_eq!(b.used(), 0);
     }

@@ -140,11 +140,7 @@ impl Metrics {
     }
 
     pub(crate) fn rejected(&self, kind: ErrorKind) {
-        self.rejected_by(kind).inc();
-    }
-
-    pub(crate) fn rejected_by(&self, kind: ErrorKind) -> Counter {
-        self.rejected.get_or_create_owned(&ReasonLabels { reason: kind.name() })
+        self.rejected.get_or_create(&ReasonLabels { reason: kind.name() }).inc();
     }
 
     /// OpenMetrics text of everything.

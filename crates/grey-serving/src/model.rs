@@ -36,6 +36,9 @@ use crate::{
 /// What a caller is told to wait when the host that ran its request died: about one restart.
 const RETRY_AFTER_DEATH: Duration = Duration::from_secs(1);
 
+/// Starts in a row that fail for want of the node's own resources before requests are refused.
+const WANTS_MAX: u32 = 3;
+
 /// A loaded version.
 pub(crate) struct Model {
     pub(crate) id: ModelId,
@@ -312,13 +315,18 @@ impl Model {
         phase: &mut watch::Receiver<Phase>,
         restart: bool,
     ) -> Option<Opened> {
+        let mut wants = 0u32;
         loop {
             let wait = match policy.next(clock::now()) {
                 Decision::StartAfter(wait) => wait,
                 Decision::Open { retry_after, deaths } => {
-                    if self.hosts.lock().is_empty() {
-                        self.break_circuit(deaths, retry_after);
-                    }
+                    self.break_circuit(
+                        format!(
+                            "its engine hosts died {deaths} times in a row; the next start is tried in {} s",
+                            retry_after.as_secs().max(1)
+                        ),
+                        retry_after,
+                    );
                     retry_after
                 }
             };
@@ -341,32 +349,40 @@ impl Model {
                 }
                 Err(e) => {
                     tracing::error!(model = %self.id, version = %self.version, "engine host did not start: {e}");
-                    if e.kind() == ErrorKind::Unavailable {
-                        // The node is short of something: that says nothing of the model.
-                        tokio::time::sleep(e.retry_after().unwrap_or(RETRY_AFTER_DEATH)).await;
-                    } else {
+                    if e.kind() != ErrorKind::Unavailable {
                         policy.died(clock::now(), Life::NeverReady);
+                        continue;
+                    }
+                    // The node is short of something: that says nothing of the model, but callers must
+                    // not wait for it without end.
+                    wants += 1;
+                    let again = e.retry_after().unwrap_or(RETRY_AFTER_DEATH);
+                    if wants >= WANTS_MAX {
+                        self.break_circuit(e.message().to_owned(), again);
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(again) => {}
+                        () = closed(phase) => return None,
                     }
                 }
             }
         }
     }
 
-    fn break_circuit(&self, deaths: u32, retry_after: Duration) {
-        let e = Error::new(
-            ErrorKind::Unavailable,
-            format!(
-                "model '{}' version '{}': its engine hosts died {deaths} times in a row; the next start is tried in {} s",
-                self.id,
-                self.version,
-                retry_after.as_secs().max(1)
-            ),
-        )
-        .with_retry_after(retry_after);
+    /// Refuses requests until a host lives again, unless one does.
+    fn break_circuit(&self, why: String, retry_after: Duration) {
+        // Held, so that no host comes up between the look and the refusal.
+        let hosts = self.hosts.lock();
+        if !hosts.is_empty() {
+            return;
+        }
+        let e = Error::new(ErrorKind::Unavailable, format!("model '{}' version '{}': {why}", self.id, self.version))
+            .with_retry_after(retry_after);
         let mut queue = self.queue.lock();
         queue.close(&e);
         queue.reopen();
         *self.outage.lock() = Some(e);
+        drop((queue, hosts));
         self.hosts_changed.notify_waiters();
     }
 

@@ -101,7 +101,12 @@ enum SlotState {
     Idle,
     Loading,
     Ready(Arc<Model>),
-    Failed { error: Error, at: std::time::Instant },
+    /// Being unloaded: it takes no requests, and what runs finishes.
+    Closing(Arc<Model>),
+    Failed {
+        error: Error,
+        at: std::time::Instant,
+    },
 }
 
 impl Slot {
@@ -109,6 +114,14 @@ impl Slot {
         match &*self.state.lock() {
             SlotState::Ready(m) => Some(m.clone()),
             _ => None,
+        }
+    }
+
+    /// What has hosts, whether it takes requests or not.
+    fn living(&self) -> Option<Arc<Model>> {
+        match &*self.state.lock() {
+            SlotState::Ready(m) | SlotState::Closing(m) => Some(m.clone()),
+            SlotState::Idle | SlotState::Loading | SlotState::Failed { .. } => None,
         }
     }
 }
@@ -131,14 +144,13 @@ impl Node {
         let catalog = Catalog::open(data.store()?, unix_seconds).await?;
         let memory_bytes = Machine::read().memory_bytes;
         let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines, memory_bytes };
-        let metrics = Metrics::new();
         let loads = Semaphore::new(config.cores.max(1) as usize);
         let node = Node(Arc::new(Inner {
             permits: PermitPool::new(config.cores),
-            budget: BytesBudget::new(config.inflight_bytes_max, metrics.rejected_by(ErrorKind::Overloaded)),
+            budget: BytesBudget::new(config.inflight_bytes_max),
             profiles: Profiles::open(data.path())?,
             wanted: WantedSet::open(data.path())?,
-            metrics,
+            metrics: Metrics::new(),
             device: isa_class(),
             opener: Arc::new(opener),
             catalog,
@@ -187,18 +199,31 @@ impl Node {
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse> {
         // Counted before the look at `draining`: a drain either sees this request or refuses it.
         let _unanswered = Unanswered::new(&self.0.unanswered);
-        let answer = match self.serving_by(&request.model, request.deadline).await {
-            Ok(model) => model.infer(request).await,
-            Err(e) => Err(e),
-        };
-        answer.inspect_err(|e| {
-            if matches!(
-                e.kind(),
-                ErrorKind::Overloaded | ErrorKind::InvalidArgument | ErrorKind::NotFound | ErrorKind::Unavailable
-            ) {
-                self.0.metrics.rejected(e.kind());
-            }
-        })
+        self.serving_by(&request.model, request.deadline).await?.infer(request).await
+    }
+
+    /// Counts a request that a front answers with `error`, if that refuses it rather than tells how
+    /// its run ended.
+    pub fn count_refusal(&self, error: &Error) {
+        match error.kind() {
+            ErrorKind::InvalidArgument
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::TooLarge
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::UnsupportedMedia
+            | ErrorKind::Unsupported
+            | ErrorKind::Overloaded
+            | ErrorKind::Unavailable
+            | ErrorKind::LoadFailed => self.0.metrics.rejected(error.kind()),
+            ErrorKind::AlreadyExists
+            | ErrorKind::FailedPrecondition
+            | ErrorKind::HostDied
+            | ErrorKind::DeadlineExceeded
+            | ErrorKind::Cancelled
+            | ErrorKind::ModelFailed
+            | ErrorKind::Internal => {}
+        }
     }
 
     /// [`Node::serving`], within the request's own time. A load goes on without it.
@@ -339,9 +364,11 @@ impl Node {
     async fn close(&self, id: &ModelId, version: &Version, why: &Error) {
         let Some(slot) = self.slot(id, version) else { return };
         let _changing = slot.changing.lock().await;
-        let before = std::mem::replace(&mut *slot.state.lock(), SlotState::Idle);
-        if let SlotState::Ready(model) = before {
+        let model = slot.model();
+        *slot.state.lock() = model.clone().map_or(SlotState::Idle, SlotState::Closing);
+        if let Some(model) = model {
             model.close(why).await;
+            *slot.state.lock() = SlotState::Idle;
             self.0.permits.forget(model.permit_key());
             tracing::info!(model = %id, %version, "unloaded");
         }
@@ -445,7 +472,7 @@ impl Node {
         // Also those that finished loading meanwhile.
         let models: Vec<Arc<Model>> = {
             let slots = self.0.slots.read();
-            slots.values().flat_map(|v| v.values()).filter_map(|s| s.model()).collect()
+            slots.values().flat_map(|v| v.values()).filter_map(|s| s.living()).collect()
         };
         if !in_time {
             let left = *self.0.unanswered.borrow();
@@ -713,7 +740,7 @@ impl Node {
                 },
                 SlotState::Loading => (ModelState::Loading, String::new()),
                 SlotState::Failed { error, .. } => (ModelState::Failed, error.message().to_owned()),
-                SlotState::Idle => self.idle_state(m),
+                SlotState::Idle | SlotState::Closing(_) => self.idle_state(m),
             },
             None => self.idle_state(m),
         };

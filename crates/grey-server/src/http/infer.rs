@@ -10,7 +10,11 @@ use grey_core::{Error, Payload, Result, Tenant};
 use grey_serving::BytesPermit;
 use http::{HeaderMap, HeaderValue, header};
 
-use super::{Answer, App, Shared, body, error::shown, target::Target};
+use super::{
+    Answer, App, Shared, body,
+    error::{ApiError, shown},
+    target::Target,
+};
 use crate::{
     clock,
     oip::{self, DecodeContext, HEADER_LENGTH_HEADER},
@@ -24,12 +28,17 @@ const TENANT_HEADER: &str = "grey-tenant";
 
 /// `POST …/infer`.
 pub(super) async fn infer(State(app): State<Shared>, target: Target, request: Request) -> Answer {
+    let answer = answer(&app, target, request).await;
+    answer.inspect_err(|ApiError(e)| app.node.count_refusal(e))
+}
+
+async fn answer(app: &Shared, target: Target, request: Request) -> Answer {
     let (now, model) = (clock::now(), target.model());
     let (parts, incoming) = request.into_parts();
     let header_length =
         parts.headers.get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes())).transpose()?;
     let tenant = tenant(&parts.headers)?;
-    let (body, mut permit) = read_body(&app, &parts.headers, incoming).await?;
+    let (body, mut permit) = read_body(app, &parts.headers, incoming).await?;
     let signature = if header_length == Some(0) { Some(app.node.signature(&model).await?) } else { None };
 
     let (decoded, mut permit) = sized(body.len(), move || {

@@ -105,7 +105,8 @@ pub(super) async fn load(State(app): State<Shared>, target: Target, request: Req
     let upload = upload::parse(&model.id, &parameters, &mut |bytes| permit.grow(bytes))?;
     drop(parameters);
     for (version, files) in upload.versions {
-        app.node.add_files(model.id.clone(), version, files).await?;
+        let named = format!("version '{version}'");
+        app.node.add_files(model.id.clone(), version, files).await.map_err(|e| e.context(named))?;
     }
     Ok(json_response(StatusCode::OK, &json!({})))
 }

@@ -149,16 +149,32 @@ async fn a_spent_budget_is_told_before_the_body_is_read() {
     let mut config = NodeConfig::default();
     config.limits.inflight_bytes_max = Some(1000);
     let r = start(config).await;
-    // The body never comes: the answer cannot have waited for it.
-    let mut s = TcpStream::connect(r.address).await.unwrap();
-    let head = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1001\r\n\r\n";
-    s.write_all(head).await.unwrap();
-    let mut first = [0u8; 12];
-    s.read_exact(&mut first).await.unwrap();
-    assert_eq!(&first, b"HTTP/1.1 503");
-    let mut rest = String::new();
-    s.read_to_string(&mut rest).await.unwrap();
-    assert!(rest.contains("retry-after: 1\r\n") && rest.contains("inflight_bytes_max"), "{rest}");
+    // The bodies never come: the answers cannot have waited for them.
+    let announce = async |length: usize| {
+        let mut s = TcpStream::connect(r.address).await.unwrap();
+        let head = format!("POST /v2/models/m/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        s.write_all(head.as_bytes()).await.unwrap();
+        s
+    };
+    let answer = async |mut s: TcpStream| {
+        let mut text = String::new();
+        s.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    let text = answer(announce(1001).await).await;
+    assert!(text.starts_with("HTTP/1.1 413 ") && text.contains("inflight_bytes_max"), "no waiting helps: {text}");
+    let holder = announce(900).await;
+    // The holder's head is read a moment after it was sent.
+    let mut text = String::new();
+    for _ in 0..100 {
+        text = ask(&r, "POST", "/v2/models/m/infer", "", &[b' '; 200]).await;
+        if text.starts_with("HTTP/1.1 503 ") {
+            break;
+        }
+    }
+    assert!(text.starts_with("HTTP/1.1 503 "), "{text}");
+    assert!(text.contains("retry-after: 1\r\n") && text.contains("inflight_bytes_max"), "{text}");
+    drop(holder);
 }
 
 #[tokio::test]
@@ -228,7 +244,7 @@ async fn a_client_that_sends_all_before_it_reads_sees_the_refusal() {
     config.limits.inflight_bytes_max = Some(PIECE as u64);
     let r = start(config).await;
     let text = send_all_then_read(&r, &length, &piece, PIECES, b"").await;
-    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("inflight_bytes_max"), "{text}");
+    assert!(text.starts_with("HTTP/1.1 413 ") && text.contains("inflight_bytes_max"), "{text}");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@
     )
 )]
 
+mod bundle;
 mod cbor;
 mod claims;
 mod cose;
@@ -32,6 +33,7 @@ mod session;
 mod signature;
 mod software;
 
+pub use bundle::{BUNDLE_BYTES_MAX, Bundle, Collateral, SessionBundle, SessionEvidence};
 pub use claims::{
     CLAIMS_BYTES_MAX, Claims, Class, Exec, Filler, ModelHash, ModelHashScheme, Outcome, OutcomeCode, ParameterValue,
     SealedRequest, Segment, TaskId, tenant_tag,
@@ -41,8 +43,7 @@ pub use error::FormatError;
 pub use hash::{HashError, TensorScheme, hash_tensors};
 pub use merkle::{PATH_HASHES_MAX, Tree, leaf_hash};
 pub use session::{
-    BUNDLE_BYTES_MAX, Bundle, Collateral, MANIFEST_BYTES_MAX, Manifest, Measurement, Platform, SealingKey,
-    SessionBundle, SessionEvidence, batch_report, binding, nonce32, session_digest,
+    MANIFEST_BYTES_MAX, Manifest, Measurement, Platform, SealingKey, batch_report, binding, nonce32, session_digest,
 };
 pub use signature::{SigningKey, verify_strict};
 pub use software::SoftwareEvidence;

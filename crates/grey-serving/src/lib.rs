@@ -15,6 +15,7 @@ mod node;
 mod opener;
 pub mod permits;
 pub mod probe;
+mod probing;
 mod profile;
 mod queue;
 pub mod random;

@@ -12,9 +12,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::Stream;
 use grey_core::{
-    BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Tensor, Version, VersionChoice,
+    BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Version, VersionChoice,
 };
-use grey_engine::{BatchInput, RunError};
 use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
@@ -22,7 +21,6 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     BytesPermit, Machine, ServingConfig,
     api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus},
-    assemble::{RunRows, assemble},
     budget::BytesBudget,
     clock,
     engines::Engines,
@@ -31,17 +29,13 @@ use crate::{
     model::{Model, Parts, batching_view},
     opener::{Opened, Opener, auto_threads, measure_row},
     permits::PermitPool,
-    probe::{Probe, Step, Verdict},
+    probing::probe,
     profile::{ProfileKey, ProfileRecord, Profiles, RowsVerdict},
     queue::expired,
     stats::Stats,
     wanted::{Want, WantedSet},
 };
 
-/// Most time that a probe's runs may take together, behind a model's first answers (the design,
-/// §5). Waiting for permits and for the host is not counted: a busy machine must not decide how a
-/// model is served.
-const PROBE_RUN_TIME_MAX: Duration = Duration::from_secs(5);
 /// A model that failed to load is not tried again by requests for this long.
 const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -652,82 +646,9 @@ impl Node {
         tracing::info!(model = %manifest.id, version = %manifest.version, threads = record.threads, "ready after {took:?}");
         if probing {
             let (node, model) = (self.clone(), model.clone());
-            tokio::spawn(async move { node.probe(&model, probe_on, record).await });
+            tokio::spawn(async move { probe(&model, probe_on, record, &node.0.permits, &node.0.profiles).await });
         }
         Ok(model)
-    }
-
-    /// Probes a model behind its first answers and keeps the verdict.
-    async fn probe(
-        &self,
-        model: &Arc<Model>,
-        (host, handle): (grey_engine::Host, grey_engine::ModelHandle),
-        mut record: ProfileRecord,
-    ) {
-        let found = self.run_probe(model, &host, handle).await;
-        let verdict = match &found {
-            Probed::Verdict(Verdict::Independent) => {
-                RowsVerdict { independent: true, reason: "rows do not mix (probed)".into() }
-            }
-            Probed::Verdict(Verdict::Dependent(reason)) => RowsVerdict { independent: false, reason: reason.clone() },
-            Probed::TooSlow => RowsVerdict {
-                independent: false,
-                reason: format!(
-                    "not proven: the probe's runs took more than {PROBE_RUN_TIME_MAX:?}; declare batch_axis to batch \
-                     it, or load it again to probe again"
-                ),
-            },
-            Probed::HostEnded => RowsVerdict {
-                independent: false,
-                reason: "not proven: the host ended during the probe; the next load probes again".into(),
-            },
-        };
-        tracing::info!(model = %model.id, version = %model.version, batched = verdict.independent, "{}", verdict.reason);
-        model.set_rows(verdict.clone());
-        // That a host ended, or that the machine was slow, need not hold tomorrow.
-        if matches!(found, Probed::Verdict(_)) {
-            record.rows = Some(verdict);
-            record.bucket_us = model.bucket_us();
-            if let Err(e) = self.0.profiles.write(&record) {
-                tracing::error!(model = %model.id, version = %model.version, "the profile record was not kept: {e}");
-            }
-        }
-    }
-
-    async fn run_probe(&self, model: &Model, host: &grey_engine::Host, handle: grey_engine::ModelHandle) -> Probed {
-        let signature = &model.signature;
-        // Any seed will do; a fixed one makes the verdict of a model the same everywhere.
-        let mut probe = Probe::new(signature.clone(), 0x6772_6579);
-        let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-        let mut left = PROBE_RUN_TIME_MAX;
-        loop {
-            let inputs = match probe.step() {
-                Step::Verdict(v) => return Probed::Verdict(v),
-                Step::Run(inputs) => inputs,
-            };
-            let inputs = inputs.iter().enumerate().map(|(index, t): (usize, &Tensor)| BatchInput {
-                index,
-                dtype: t.dtype(),
-                shape: t.shape().to_vec(),
-                parts: vec![t.data().clone()],
-            });
-            let permit = self.0.permits.acquire(model.permit_key(), model.threads).await;
-            // The budget gives a run up, which leaves the host alone; only the run timeout ends it.
-            let limit = Some(model.run_timeout());
-            let result = host.run_within(handle, inputs.collect(), wanted.clone(), limit, Some(left)).await;
-            drop(permit);
-            probe.feed(match result {
-                Ok(out) => {
-                    left = left.saturating_sub(out.execute);
-                    RunRows::new(out.outputs, None, signature)
-                        .and_then(|rows| assemble(&[(&rows, 0, 0)], &wanted, signature))
-                        .map_err(|e| e.message().to_owned())
-                }
-                Err(RunError::Model(m)) => Err(m),
-                Err(RunError::GivenUp) => return Probed::TooSlow,
-                Err(RunError::HostDied(_) | RunError::Timeout { .. }) => return Probed::HostEnded,
-            });
-        }
     }
 
     fn status(&self, m: &Manifest, latest: Option<&Version>) -> ModelStatus {
@@ -797,13 +718,6 @@ impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
     }
-}
-
-/// How a probe ended.
-enum Probed {
-    Verdict(Verdict),
-    TooSlow,
-    HostEnded,
 }
 
 /// The operator's word on the batch axis, where there is one.

@@ -83,6 +83,7 @@ def test_simple_adds_and_subtracts(client: triton.InferenceServerClient) -> None
         [tensor("INPUT0", "INT32", a), tensor("INPUT1", "INT32", b, binary=False)],
         outputs=[triton.InferRequestedOutput("OUTPUT1"), triton.InferRequestedOutput("OUTPUT0", binary_data=False)],
         request_id="my id",
+        model_version="1",
     )
     np.testing.assert_array_equal(answer.as_numpy("OUTPUT0"), a + b)
     np.testing.assert_array_equal(answer.as_numpy("OUTPUT1"), a - b)

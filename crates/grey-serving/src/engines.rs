@@ -11,9 +11,7 @@ use grey_engine::{
     EngineKind, Host, HostError, Launcher,
     discover::{self, DiscoverEnv, Found, NotFound},
 };
-
 use grey_registry::ModelFile;
-
 use tokio::sync::Mutex;
 
 use crate::{api::EngineReport, clock};

@@ -5,6 +5,8 @@ use grey_core::{Error, ErrorKind};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 
+pub(crate) use crate::oip::shown;
+
 /// What handlers fail with.
 #[derive(Debug)]
 pub(crate) struct ApiError(pub Error);
@@ -42,10 +44,4 @@ pub(crate) fn json_response<T: serde::Serialize>(status: StatusCode, value: &T) 
 /// An error that has no kind of its own, e.g. 405.
 pub(crate) fn error_response(status: StatusCode, message: &str) -> Response {
     json_response(status, &json!({"error": message}))
-}
-
-/// Escapes and cuts what a client sent, for a message.
-pub(crate) fn shown(text: &str) -> String {
-    const SHOWN_CHARS_MAX: usize = 80;
-    text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
 }

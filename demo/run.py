@@ -1,7 +1,9 @@
-"""The demo: train a classifier on real handwritten digits, serve it batched, and check every answer."""
+"""The demo: train a classifier on real handwritten digits, serve it batched, prove and check every answer."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import json
 import os
@@ -12,10 +14,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import grey
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -29,6 +33,7 @@ CLIENTS = 64
 PASSES = 10
 START_WAIT_S = 30.0
 TOLERANCE = 1e-4
+REPLAYS = 100
 
 
 def step(text: str) -> None:
@@ -88,28 +93,47 @@ class Node:
             raise SystemExit(f"grey {' '.join(args)} failed:\n{done.stderr}")
         return json.loads(done.stdout)
 
-    def get(self, path: str) -> Any:
+    def request(self, method: str, path: str, body: str | None = None) -> bytes:
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc)
-        connection.request("GET", path)
-        answer = json.loads(connection.getresponse().read())
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        answer = response.read()
         connection.close()
+        if response.status != 200:
+            raise SystemExit(f"{method} {path}: {response.status}: {answer[:300]!r}")
         return answer
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.request("GET", path))
 
     def stop(self) -> int:
         os.kill(self.process.pid, signal.SIGTERM)
         return self.process.wait(START_WAIT_S)
 
 
-def classify(url: str, images: np.ndarray) -> tuple[np.ndarray, list[float], float]:
+@dataclass
+class Classified:
+    """What the clients got."""
+
+    answers: np.ndarray  # FP32 [passes, images, 10]
+    # By pass and image: the proof, and the session that signed it.
+    proofs: dict[tuple[int, int], tuple[bytes, str]]
+    times: list[float]
+    seconds: float
+
+
+def classify(url: str, images: np.ndarray, prove: bool = True) -> Classified:
     """Every image as a request of one row, from many clients at once, in the binary tensor extension."""
     netloc = urlsplit(url).netloc
     answers = np.zeros((PASSES, len(images), 10), np.float32)
+    proofs: dict[tuple[int, int], tuple[bytes, str]] = {}
     times: list[float] = []
     failures: list[str] = []
     lock = threading.Lock()
     jobs = iter([(p, i) for p in range(PASSES) for i in range(len(images))])
     pixels = {"name": "pixels", "datatype": "FP32", "shape": [1, 64], "parameters": {"binary_data_size": 256}}
-    header = json.dumps({"inputs": [pixels], "parameters": {"binary_data_output": True}}).encode()
+    parameters = {"binary_data_output": True, "grey_prove": prove}
+    header = json.dumps({"inputs": [pixels], "parameters": parameters}).encode()
 
     def client() -> None:
         connection = http.client.HTTPConnection(netloc)
@@ -134,6 +158,9 @@ def classify(url: str, images: np.ndarray) -> tuple[np.ndarray, list[float], flo
                 break
             head = int(response.headers["Inference-Header-Content-Length"])
             answers[job] = struct.unpack("<10f", body[head:])
+            if prove:
+                given = json.loads(body[:head])["parameters"]
+                proofs[job] = (base64.b64decode(given["grey_proof"]), given["grey_session"])
         connection.close()
         with lock:
             times.extend(own)
@@ -147,7 +174,69 @@ def classify(url: str, images: np.ndarray) -> tuple[np.ndarray, list[float], flo
     seconds = time.perf_counter() - begin
     if failures:
         raise SystemExit(f"a request failed: {failures[0]}")
-    return answers, times, seconds
+    return Classified(answers, proofs, times, seconds)
+
+
+@dataclass
+class Proven:
+    """A proof with all that its verification needs, and what it is about."""
+
+    bundle: bytes
+    inputs: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+
+def verdict(proven: Proven, model_hash: str, key: str) -> grey.Verdict:
+    """Offline: no node, no network."""
+    return grey.verify(
+        proven.bundle,
+        software_keys=[key],
+        expected_model_hash=model_hash,
+        inputs=proven.inputs,
+        outputs=proven.outputs,
+    )
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def tamper(proven: Proven, model_hash: str, key: str) -> bool:
+    """Change one thing at a time, and show which check refuses it."""
+    image, label = proven.inputs["pixels"], proven.outputs["probabilities"]
+    view = grey.InferenceProof.from_bundle(proven.bundle)
+    signature = proven.bundle.index(view.signature)
+    claims = proven.bundle.index(b"digits")
+    changed = {
+        "model": ("model-hash", verdict(proven, hashlib.sha256(b"another model").hexdigest(), key)),
+        "input": ("input-hash", verdict(Proven(proven.bundle, {"pixels": image + 1}, proven.outputs), model_hash, key)),
+        "output": (
+            "output-hash",
+            verdict(Proven(proven.bundle, proven.inputs, {"probabilities": label[:, ::-1]}), model_hash, key),
+        ),
+        "claims": (
+            "signature",
+            verdict(Proven(flipped(proven.bundle, claims), proven.inputs, proven.outputs), model_hash, key),
+        ),
+        "signature": (
+            "signature",
+            verdict(Proven(flipped(proven.bundle, signature), proven.inputs, proven.outputs), model_hash, key),
+        ),
+    }
+    for what, (check, found) in changed.items():
+        print(f"   another {what:9}  refused by: {', '.join(c.name for c in found.failed)}")
+        if found or [c.name for c in found.failed] != [check]:
+            return False
+    return True
+
+
+def replay(node: Node, proven: Proven) -> Any:
+    image = proven.inputs["pixels"]
+    pixels = {"name": "pixels", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+    proof = base64.b64encode(proven.bundle).decode()
+    return json.loads(
+        node.request("POST", "/grey/v1/replay", json.dumps({"inputs": [pixels], "parameters": {"grey_proof": proof}}))
+    )
 
 
 def main() -> None:
@@ -164,15 +253,46 @@ def main() -> None:
     try:
         added = node.grey("model", "add", "digits", str(model))
         print(f"   {node.url}: digits version {added['version']} is {added['state']} on {added['hosts'][0]['runtime']}")
-        while "being probed" in (reason := node.grey("model", "show", "digits")["batching"]["reason"]):
+        while (shown := node.grey("model", "show", "digits"))["proofs"]["self_test"] == "not ended":
             time.sleep(0.05)
-        print(f"   batching: {reason}")
+        print(f"   batching: {shown['batching']['reason']}")
 
-        step(f"classify every image {PASSES} times from {CLIENTS} clients at once")
-        answers, times, seconds = classify(node.url, images)
+        print(f"   proofs: class {shown['proofs']['class']}, {shown['proofs']['reason']}")
+
+        step(f"classify every image {PASSES} times from {CLIENTS} clients at once, each answer with a proof")
+        got = classify(node.url, images)
+        answers, times, seconds = got.answers, got.times, got.seconds
         stats = node.get("/v2/models/digits/stats")["model_stats"][0]
+        key = node.get("/grey/v1/node")["proofs"]["node_key"]
+        sessions = {s: node.request("GET", f"/grey/v1/sessions/{s}") for s in {s for _, s in got.proofs.values()}}
+        proven = [
+            Proven(
+                grey.bundle(proof, sessions[session]),
+                {"pixels": images[i : i + 1]},
+                {"probabilities": answers[p, i : i + 1]},
+            )
+            for (p, i), (proof, session) in got.proofs.items()
+        ]
+
+        step(f"replay {REPLAYS} of them")
+        replays = [replay(node, p) for p in proven[:: len(proven) // REPLAYS][:REPLAYS]]
+        reproduced = sum(r["result"] == "reproduced" for r in replays)
+        print(f"   {reproduced} of {len(replays)} gave the same bytes again")
     finally:
         code = node.stop()
+
+    step("verify every proof, without the node")
+    model_hash = hashlib.sha256(model.read_bytes()).hexdigest()
+    begin = time.perf_counter()
+    verdicts = [verdict(p, model_hash, key) for p in proven]
+    each = (time.perf_counter() - begin) / len(verdicts)
+    valid = sum(bool(v) for v in verdicts)
+    print(f"   {valid:,} of {len(verdicts):,} are valid; {each * 1e6:.0f} us each, hashing and Python included")
+    (WORK / "digits.proof").write_bytes(proven[0].bundle)
+    print(f"   one is kept: grey proof verify {(WORK / 'digits.proof').relative_to(ROOT)} --software-key {key[:8]}...")
+
+    step("tamper with one")
+    refused = tamper(proven[0], model_hash, key)
 
     worst = float(np.abs(answers - expected).max())
     accuracy = float((answers.argmax(-1) == labels).mean())
@@ -191,7 +311,9 @@ def main() -> None:
         raise SystemExit(
             f"the demo FAILED: difference {worst:.1e}, node's exit code {code}, largest batch {max(sizes)}"
         )
-    print("the demo passed: every answer is right, and requests were batched")
+    if valid != len(times) or reproduced != len(replays) or not refused:
+        raise SystemExit(f"the demo FAILED: {valid} valid proofs, {reproduced} replays, tampering refused: {refused}")
+    print("the demo passed: every answer is right and proven, replays gave the same bytes, and requests were batched")
 
 
 if __name__ == "__main__":

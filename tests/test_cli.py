@@ -30,7 +30,7 @@ def test_a_model_s_life(start: Any, models: Path) -> None:
     shown = node.cli("model", "show", "m", "--version", "1").stdout
     for part in ["sha256-file:", "onnxruntime", "x FP32", "accuracy = 0.97", "ready"]:
         assert part in shown, shown
-    answer = json.loads(node.cli("infer", "m", "--version", "1", "--input", "-", stdin=BODY).stdout)
+    answer = json.loads(node.cli("--json", "infer", "m", "--version", "1", "--input", "-", stdin=BODY).stdout)
     assert abs(sum(answer["outputs"][0]["data"]) - 1) < 1e-5
     node.cli("model", "remove", "m", "--version", "1")
     assert node.cli("model", "show", "m", "--version", "1", code=1).stderr.startswith("error: ")

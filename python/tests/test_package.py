@@ -29,6 +29,17 @@ def test_the_wheel_is_typed_and_brings_the_command() -> None:
     assert [p.name for p in programs] == ["grey"]
 
 
+def test_the_stub_is_the_native_module(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy.stubtest", "grey._native"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_host_outside_a_node_says_what_it_is() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "grey.host"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

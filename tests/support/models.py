@@ -187,6 +187,186 @@ def slow(times: int) -> onnx.ModelProto:
     )
 
 
+def normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return (rng.normal(size=shape) / np.sqrt(shape[0])).astype(np.float32)
+
+
+def cnn() -> onnx.ModelProto:
+    rng = np.random.default_rng(11)
+    return model(
+        [
+            h.make_node("Conv", ["x", "k1"], ["a"], pads=[1, 1, 1, 1]),
+            h.make_node("Relu", ["a"], ["b"]),
+            h.make_node("MaxPool", ["b"], ["c"], kernel_shape=[2, 2], strides=[2, 2]),
+            h.make_node("Conv", ["c", "k2"], ["d"], pads=[1, 1, 1, 1]),
+            h.make_node("Relu", ["d"], ["e"]),
+            h.make_node("Flatten", ["e"], ["f"]),
+            h.make_node("Gemm", ["f", "w", "bias"], ["y"]),
+        ],
+        [value("x", T.FLOAT, ["N", 1, 8, 8])],
+        [value("y", T.FLOAT, ["N", 10])],
+        [
+            constant("k1", normal(rng, 8, 1, 3, 3)),
+            constant("k2", normal(rng, 8, 8, 3, 3)),
+            constant("w", normal(rng, 128, 10)),
+            constant("bias", normal(rng, 10)),
+        ],
+    )
+
+
+def gru() -> onnx.ModelProto:
+    rng = np.random.default_rng(12)
+    steps, features, hidden = 12, 6, 16
+    return model(
+        [
+            h.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+            h.make_node("GRU", ["t", "w", "r", "b"], ["", "last"], hidden_size=hidden),
+            h.make_node("Squeeze", ["last", "zero"], ["flat"]),
+            h.make_node("Gemm", ["flat", "head", "bias"], ["y"]),
+        ],
+        [value("x", T.FLOAT, ["N", steps, features])],
+        [value("y", T.FLOAT, ["N", 4])],
+        [
+            constant("w", normal(rng, 1, 3 * hidden, features)),
+            constant("r", normal(rng, 1, 3 * hidden, hidden) / 4),
+            constant("b", normal(rng, 1, 6 * hidden)),
+            constant("zero", np.array([0], np.int64)),
+            constant("head", normal(rng, hidden, 4)),
+            constant("bias", normal(rng, 4)),
+        ],
+    )
+
+
+def encoder(layers: int = 2, width: int = 32, heads: int = 4) -> onnx.ModelProto:
+    """Layers of a transformer over token ids of any length, and a head on the first token."""
+    rng = np.random.default_rng(13)
+    words, inner = 100, 4 * width
+    constants = [
+        constant("words", normal(rng, words, width) * 4),
+        constant("split", np.array([0, 0, heads, width // heads], np.int64)),
+        constant("join", np.array([0, 0, width], np.int64)),
+        constant("scale", np.array(np.sqrt(width / heads), np.float32)),
+        constant("half", np.array(0.5, np.float32)),
+        constant("one", np.array(1, np.float32)),
+        constant("sqrt2", np.array(np.sqrt(2), np.float32)),
+        constant("first", np.array(0, np.int64)),
+        constant("head", normal(rng, width, 16)),
+    ]
+    nodes = [h.make_node("Gather", ["words", "ids"], ["x0"])]
+    for i in range(layers):
+        shapes = {"q": (width, width), "k": (width, width), "v": (width, width), "o": (width, width)}
+        shapes |= {"up": (width, inner), "down": (inner, width)}
+        constants += [constant(f"{n}{i}", normal(rng, *s)) for n, s in shapes.items()]
+        for norm in ("a", "f"):
+            constants += [constant(f"g{norm}{i}", np.ones(width, np.float32) + normal(rng, width) / 9)]
+            constants += [constant(f"b{norm}{i}", normal(rng, width))]
+        perms = {"q": [0, 2, 1, 3], "k": [0, 2, 3, 1], "v": [0, 2, 1, 3]}
+        for n, perm in perms.items():
+            nodes += [
+                h.make_node("MatMul", [f"x{i}", f"{n}{i}"], [f"{n}m{i}"]),
+                h.make_node("Reshape", [f"{n}m{i}", "split"], [f"{n}r{i}"]),
+                h.make_node("Transpose", [f"{n}r{i}"], [f"{n}t{i}"], perm=perm),
+            ]
+        nodes += [
+            h.make_node("MatMul", [f"qt{i}", f"kt{i}"], [f"s{i}"]),
+            h.make_node("Div", [f"s{i}", "scale"], [f"d{i}"]),
+            h.make_node("Softmax", [f"d{i}"], [f"p{i}"], axis=-1),
+            h.make_node("MatMul", [f"p{i}", f"vt{i}"], [f"c{i}"]),
+            h.make_node("Transpose", [f"c{i}"], [f"ct{i}"], perm=[0, 2, 1, 3]),
+            h.make_node("Reshape", [f"ct{i}", "join"], [f"cj{i}"]),
+            h.make_node("MatMul", [f"cj{i}", f"o{i}"], [f"om{i}"]),
+            h.make_node("Add", [f"x{i}", f"om{i}"], [f"ra{i}"]),
+            h.make_node("LayerNormalization", [f"ra{i}", f"ga{i}", f"ba{i}"], [f"na{i}"]),
+            h.make_node("MatMul", [f"na{i}", f"up{i}"], [f"u{i}"]),
+            h.make_node("Div", [f"u{i}", "sqrt2"], [f"ud{i}"]),
+            h.make_node("Erf", [f"ud{i}"], [f"ue{i}"]),
+            h.make_node("Add", [f"ue{i}", "one"], [f"u1{i}"]),
+            h.make_node("Mul", [f"u{i}", f"u1{i}"], [f"um{i}"]),
+            h.make_node("Mul", [f"um{i}", "half"], [f"ug{i}"]),
+            h.make_node("MatMul", [f"ug{i}", f"down{i}"], [f"dn{i}"]),
+            h.make_node("Add", [f"na{i}", f"dn{i}"], [f"rf{i}"]),
+            h.make_node("LayerNormalization", [f"rf{i}", f"gf{i}", f"bf{i}"], [f"x{i + 1}"]),
+        ]
+    nodes += [
+        h.make_node("Gather", [f"x{layers}", "first"], ["cls"], axis=1),
+        h.make_node("MatMul", ["cls", "head"], ["y"]),
+    ]
+    return model(nodes, [value("ids", T.INT64, ["N", "L"])], [value("y", T.FLOAT, ["N", 16])], constants)
+
+
+def int8_static() -> onnx.ModelProto:
+    """A quantised layer whose scales are constants."""
+    rng = np.random.default_rng(14)
+    return model(
+        [
+            h.make_node("QuantizeLinear", ["x", "sx", "zx"], ["q"]),
+            h.make_node("DequantizeLinear", ["q", "sx", "zx"], ["d"]),
+            h.make_node("DequantizeLinear", ["w", "sw", "zw"], ["dw"]),
+            h.make_node("MatMul", ["d", "dw"], ["m"]),
+            h.make_node("QuantizeLinear", ["m", "sy", "zx"], ["qy"]),
+            h.make_node("DequantizeLinear", ["qy", "sy", "zx"], ["y"]),
+        ],
+        [value("x", T.FLOAT, ["N", 32])],
+        [value("y", T.FLOAT, ["N", 8])],
+        [
+            constant("w", rng.integers(-127, 127, size=(32, 8)).astype(np.int8)),
+            constant("sx", np.array(0.02, np.float32)),
+            constant("zx", np.array(128, np.uint8)),
+            constant("sw", np.array(0.01, np.float32)),
+            constant("zw", np.array(0, np.int8)),
+            constant("sy", np.array(0.05, np.float32)),
+        ],
+    )
+
+
+def int8_dynamic() -> onnx.ModelProto:
+    """A quantised layer whose scale is computed over the whole batch, so that rows mix."""
+    rng = np.random.default_rng(15)
+    return model(
+        [
+            h.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+            h.make_node("MatMulInteger", ["q", "w", "z"], ["m"]),
+            h.make_node("Cast", ["m"], ["f"], to=T.FLOAT),
+            h.make_node("Mul", ["f", "s"], ["y"]),
+        ],
+        [value("x", T.FLOAT, ["N", 32])],
+        [value("y", T.FLOAT, ["N", 8])],
+        [constant("w", rng.integers(-127, 127, size=(32, 8)).astype(np.int8))],
+    )
+
+
+def noise() -> onnx.ModelProto:
+    """Draws random numbers."""
+    return model(
+        [h.make_node("RandomNormalLike", ["x"], ["r"]), h.make_node("Add", ["x", "r"], ["y"])],
+        [value("x", T.FLOAT, ["N", 4])],
+        [value("y", T.FLOAT, ["N", 4])],
+    )
+
+
+def log() -> onnx.ModelProto:
+    """An operator whose bytes depend on a row's place."""
+    return model(
+        [h.make_node("Abs", ["x"], ["a"]), h.make_node("Log", ["a"], ["y"])],
+        [value("x", T.FLOAT, ["N", 7])],
+        [value("y", T.FLOAT, ["N", 7])],
+    )
+
+
+def proven() -> dict[str, onnx.ModelProto]:
+    """Models of all classes of determinism."""
+    return {
+        "mlp": mlp(),
+        "cnn": cnn(),
+        "gru": gru(),
+        "encoder": encoder(),
+        "int8_static": int8_static(),
+        "int8_dynamic": int8_dynamic(),
+        "noise": noise(),
+        "log": log(),
+    }
+
+
 def absurd() -> dict[str, onnx.ModelProto]:
     """Models whose signature no real model has."""
     names = [f"x{i}" for i in range(2000)]
@@ -218,9 +398,10 @@ def main(folder: Path) -> None:
     } | {f"identity_{name.lower()}": identity(kind, ["N", 2]) for name, kind in DTYPES.items()}
     for name, made in models.items():
         (folder / f"{name}.onnx").write_bytes(made.SerializeToString(deterministic=True))
-    (folder / "absurd").mkdir(exist_ok=True)
-    for name, made in absurd().items():
-        (folder / "absurd" / f"{name}.onnx").write_bytes(made.SerializeToString(deterministic=True))
+    for subfolder, some in [("absurd", absurd()), ("proven", proven())]:
+        (folder / subfolder).mkdir(exist_ok=True)
+        for name, made in some.items():
+            (folder / subfolder / f"{name}.onnx").write_bytes(made.SerializeToString(deterministic=True))
     good = mlp().SerializeToString()
     (folder / "truncated.onnx").write_bytes(good[: len(good) // 2])
     (folder / "text.onnx").write_text("this is no model\n")

@@ -1,5 +1,7 @@
 use std::{collections::BTreeMap, time::Duration, time::Instant};
 
+use bytes::Bytes;
+
 use crate::{ModelId, ModelRef, Tenant, Tensor, Version};
 
 /// Value of a request or response parameter of the Open Inference Protocol.
@@ -18,6 +20,24 @@ pub enum Parameter {
 /// Parameters by name, in byte order.
 pub type Parameters = BTreeMap<String, Parameter>;
 
+/// That an answer is to be proven, and how (proof format, § Where proofs appear).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProofRequest {
+    /// The client's nonce, 8 to 64 bytes, which the proof repeats.
+    pub nonce: Option<Vec<u8>>,
+    /// The client's salt for the hashes of inputs and outputs that could be guessed.
+    pub salt: Option<[u8; 32]>,
+}
+
+/// A proven answer's proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerProof {
+    /// The encoded proof.
+    pub proof: Bytes,
+    /// Names the session that signed it.
+    pub session: [u8; 32],
+}
+
 /// One inference request, decoded and validated as far as that goes without the model.
 #[derive(Clone, Debug)]
 pub struct InferRequest {
@@ -35,6 +55,8 @@ pub struct InferRequest {
     pub tenant: Tenant,
     /// When the caller stops caring. The request leaves the queue then, or its answer is dropped.
     pub deadline: Option<Instant>,
+    /// Set where the answer is to be proven.
+    pub proof: Option<ProofRequest>,
 }
 
 /// The answer to an [`InferRequest`].
@@ -50,6 +72,8 @@ pub struct InferResponse {
     pub outputs: Vec<Tensor>,
     /// Response parameters.
     pub parameters: Parameters,
+    /// The proof, where one was asked for.
+    pub proof: Option<AnswerProof>,
     /// Time from acceptance to the start of the run (of the last one, if the request was split).
     pub queue_time: Duration,
     /// Time in which the run that answered had the host.

@@ -58,11 +58,75 @@ pub struct EngineInfo {
 pub struct LoadOptions {
     /// Threads inside one run; at least 1.
     pub threads: u32,
+    /// Whether results are to be provable: sets the switches that make bytes repeat.
+    pub deterministic: bool,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        LoadOptions { threads: 1 }
+        LoadOptions { threads: 1, deterministic: true }
+    }
+}
+
+/// When a model gives the same bytes again, on the same build, machine class and threads (proof
+/// format, §6), weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Repeats {
+    /// Never: it draws random numbers, or an operator has no deterministic form.
+    Never,
+    /// Where no other request shares the run: a scale is computed over the whole batch.
+    Alone,
+    /// In the same bucket at the same position, whatever the other rows hold.
+    Slot,
+    /// In any bucket at any position.
+    Everywhere,
+}
+
+/// What a model's operators say about repeating its bytes, before anything has run. A test of bytes
+/// can only lower it, since bytes depend on weights and data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Determinism {
+    /// The most that the operators allow with this runtime's release and these threads.
+    pub repeats: Repeats,
+    /// Why not more, in words that name the operator; why, for [`Repeats::Everywhere`].
+    pub reason: String,
+    /// What it computes in, e.g. `fp32`, `int8-static` (claim exec 7).
+    pub precision: String,
+    /// Determinism switches that were set, strictly ascending (claim exec 11).
+    pub switches: Vec<String>,
+}
+
+/// Longest [`Determinism::reason`], in bytes.
+pub const REASON_BYTES_MAX: usize = 256;
+/// Longest [`Determinism::precision`], in bytes.
+pub const PRECISION_BYTES_MAX: usize = 32;
+/// Most [`Determinism::switches`].
+pub const SWITCHES_MAX: usize = 8;
+/// Longest of [`Determinism::switches`], in bytes.
+pub const SWITCH_BYTES_MAX: usize = 64;
+
+impl Determinism {
+    /// Checks what the fields promise, and the limits above, which keep the claims of a proof small:
+    /// precision and switches stand in every one. On refusal, says what is wrong.
+    pub fn check_limits(&self) -> Result<(), String> {
+        let texts = [("reason", &self.reason, REASON_BYTES_MAX), ("precision", &self.precision, PRECISION_BYTES_MAX)];
+        let switches = self.switches.iter().map(|s| ("switch", s, SWITCH_BYTES_MAX));
+        for (what, text, most) in texts.into_iter().chain(switches) {
+            if text.is_empty() || text.len() > most {
+                return Err(format!("a {what} of {} bytes, 1 to {most} are taken", text.len()));
+            }
+            if text.chars().any(char::is_control) {
+                return Err(format!("a {what} with a control character"));
+            }
+        }
+        if self.switches.len() > SWITCHES_MAX {
+            return Err(format!("{} switches, at most {SWITCHES_MAX} are taken", self.switches.len()));
+        }
+        if !self.switches.is_sorted_by(|a, b| a < b) {
+            return Err("switches that are not strictly ascending".into());
+        }
+        Ok(())
     }
 }
 
@@ -173,6 +237,50 @@ pub trait Model: Send {
     /// Its inputs and outputs.
     fn signature(&self) -> &Signature;
 
+    /// What its operators say about repeating its bytes.
+    fn determinism(&self) -> &Determinism;
+
     /// Runs one batch. Every input of the signature is there once, with its dtype.
     fn run(&mut self, inputs: &[InputView<'_>], outputs: &mut dyn OutputSink) -> Result<(), EngineError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn determinism_out_of_its_limits_is_refused() {
+        let good = Determinism {
+            repeats: Repeats::Slot,
+            reason: "r".repeat(REASON_BYTES_MAX),
+            precision: "p".repeat(PRECISION_BYTES_MAX),
+            switches: (0..SWITCHES_MAX).map(|n| format!("{n}").repeat(SWITCH_BYTES_MAX)).collect(),
+        };
+        good.check_limits().unwrap();
+        Determinism { switches: Vec::new(), ..good.clone() }.check_limits().unwrap();
+        let strings = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        let cases = [
+            (Determinism { reason: String::new(), ..good.clone() }, "a reason of 0 bytes"),
+            (Determinism { reason: "r".repeat(REASON_BYTES_MAX + 1), ..good.clone() }, "a reason of 257 bytes"),
+            (Determinism { reason: "a\nb".into(), ..good.clone() }, "a reason with a control character"),
+            (Determinism { precision: String::new(), ..good.clone() }, "a precision of 0 bytes"),
+            (Determinism { precision: "p".repeat(33), ..good.clone() }, "a precision of 33 bytes"),
+            (Determinism { switches: strings(&["a", "a"]), ..good.clone() }, "not strictly ascending"),
+            (Determinism { switches: strings(&["b", "a"]), ..good.clone() }, "not strictly ascending"),
+            (Determinism { switches: strings(&[""]), ..good.clone() }, "a switch of 0 bytes"),
+            (Determinism { switches: vec!["s".repeat(65)], ..good.clone() }, "a switch of 65 bytes"),
+            (Determinism { switches: (10..19).map(|n| n.to_string()).collect(), ..good.clone() }, "9 switches"),
+        ];
+        for (bad, says) in cases {
+            let e = bad.check_limits().unwrap_err();
+            assert!(e.contains(says), "{e}");
+        }
+    }
+
+    #[test]
+    fn weaker_is_less() {
+        assert!(
+            Repeats::Never < Repeats::Alone && Repeats::Alone < Repeats::Slot && Repeats::Slot < Repeats::Everywhere
+        );
+    }
 }

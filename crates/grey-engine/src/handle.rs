@@ -6,7 +6,7 @@ use grey_core::Signature;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
-    engine::{EngineInfo, LoadOptions},
+    engine::{Determinism, EngineInfo, LoadOptions},
     link::{BatchInput, Broken, Link, RunOutputs},
     memory::SealedFile,
     protocol::{ArtifactPlace, FromHost, ModelHandle, ToHost},
@@ -93,6 +93,8 @@ pub struct LoadedModel {
     pub handle: ModelHandle,
     /// What it takes and gives.
     pub signature: Signature,
+    /// What its operators say about repeating its bytes.
+    pub determinism: Determinism,
     /// Memory that its host alone has written, bytes.
     pub memory_bytes: u64,
 }
@@ -194,12 +196,14 @@ impl Host {
             let answer = link.wire.receive().await?;
             link.loading = None;
             match answer {
-                FromHost::Ready { model, signature, memory_bytes } if model == handle => {
+                FromHost::Ready { model, signature, determinism, memory_bytes } if model == handle => {
                     let signature: Signature = serde_json::from_str(&signature)
                         .map_err(|e| Broken::Lie(format!("its signature cannot be read: {e}")))?;
                     signature.check_limits().map_err(Broken::Model)?;
+                    // Unlike names in a signature, these texts are the host's own, whatever the model.
+                    determinism.check_limits().map_err(|e| Broken::Lie(format!("it told of determinism {e}")))?;
                     link.models.insert(handle, signature.outputs.iter().map(|o| o.datatype).collect());
-                    Ok(LoadedModel { handle, signature, memory_bytes })
+                    Ok(LoadedModel { handle, signature, determinism, memory_bytes })
                 }
                 FromHost::LoadFailed { model, message } if model == handle => Err(Broken::Model(message)),
                 _ => Err(Broken::Lie("it answered Load with something else".into())),

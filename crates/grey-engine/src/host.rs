@@ -85,8 +85,9 @@ pub(crate) fn host_loop(end: &mut HostEnd, open: OpenEngine, own_process: bool) 
                 end.send(match opened {
                     Ok(m) => {
                         let signature = serde_json::to_string(m.signature()).map_err(io::Error::other)?;
+                        let determinism = m.determinism().clone();
                         models.insert(model, m);
-                        FromHost::Ready { model, signature, memory_bytes: private_memory() }
+                        FromHost::Ready { model, signature, determinism, memory_bytes: private_memory() }
                     }
                     Err(e) => FromHost::LoadFailed { model, message: e.to_string() },
                 })?;

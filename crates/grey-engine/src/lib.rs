@@ -17,7 +17,7 @@ pub mod supervise;
 mod watch;
 mod wire;
 
-pub use engine::{EngineInfo, EngineKind, LoadOptions};
+pub use engine::{Determinism, EngineInfo, EngineKind, LoadOptions, Repeats};
 pub use handle::{Artifact, Hello, Host, HostError, LoadedModel, RunError};
 pub use host::{OpenEngine, host_main};
 pub use launch::{HostCommand, Isolation, Launcher};

@@ -217,7 +217,7 @@ impl io::Write for SealedFileWriter {
     }
 }
 
-/// A sealed file's bytes, mapped for reading.
+/// A file's bytes, mapped for reading.
 #[derive(Debug)]
 pub struct Mapped {
     start: NonNull<u8>,
@@ -234,6 +234,20 @@ impl Mapped {
         if u64::try_from(rustix::fs::fstat(fd)?.st_size).ok() != Some(len as u64) || len == 0 {
             return Err(io::Error::other(format!("the file has not the {len} bytes that were announced")));
         }
+        Mapped::any(fd, len)
+    }
+
+    /// Maps a file of a model's folder. Nobody changes such a file in place; if one is cut short all the
+    /// same, reading ends this process, as it would when the runtime reads the weights beside it.
+    pub(crate) fn in_folder(file: &std::fs::File) -> io::Result<Mapped> {
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        if len == 0 {
+            return Err(io::Error::other("the file is empty"));
+        }
+        Mapped::any(file.as_fd(), len)
+    }
+
+    fn any(fd: BorrowedFd<'_>, len: usize) -> io::Result<Mapped> {
         // SAFETY: a fresh private mapping at an address of the kernel's choice; length is not zero.
         let at = unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE, fd, 0) }?;
         let start = NonNull::new(at.cast()).ok_or_else(|| io::Error::other("mmap gave no address"))?;
@@ -242,10 +256,20 @@ impl Mapped {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: mapped for reading until drop; sealed, so nobody can write or shrink the file.
+        // SAFETY: mapped for reading until drop; the file is sealed, so that nobody can write or shrink
+        // it, or one of a model's folder, which nobody changes.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().cast_const(), self.len) }
     }
 }
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+// SAFETY: the value alone owns its mapping, which is never written and belongs to no thread.
+unsafe impl Send for Mapped {}
 
 impl Drop for Mapped {
     fn drop(&mut self) {

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     contain::Limits,
-    engine::{EngineInfo, EngineKind, LoadOptions},
+    engine::{Determinism, EngineInfo, EngineKind, LoadOptions},
 };
 
 /// Version of the messages; both sides must speak the same.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Bytes before the payload of a frame.
 pub const HEADER_BYTES: usize = 8;
 /// Largest payload. The largest real message is the signature of a model with thousands of inputs.
@@ -147,6 +147,8 @@ pub enum FromHost {
         model: ModelHandle,
         /// What it takes and gives: a [`grey_core::Signature`] as JSON.
         signature: String,
+        /// What its operators say about repeating its bytes; the node checks its limits.
+        determinism: Determinism,
         /// Memory that the host alone has written, bytes; 0 if it cannot be told.
         memory_bytes: u64,
     },
@@ -280,12 +282,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::engine::Repeats;
 
     fn samples() -> Vec<FromHost> {
+        let determinism = Determinism {
+            repeats: Repeats::Alone,
+            reason: "why".into(),
+            precision: "int8-dynamic".into(),
+            switches: vec!["a=1".into(), "b=0".into()],
+        };
         let place = TensorPlace { index: 1, dtype: DType::Fp32, shape: vec![2, 3], segment: 7, offset: 64, len: 24 };
         vec![
             FromHost::Refused { message: "no".into() },
-            FromHost::Ready { model: ModelHandle(3), signature: "{}".into(), memory_bytes: 9 },
+            FromHost::Ready { model: ModelHandle(3), signature: "{}".into(), determinism, memory_bytes: 9 },
             FromHost::Done { run: 5, outputs: vec![place.clone()], nanos: 11 },
             FromHost::Partial { run: 5, outputs: vec![place] },
             FromHost::Failed { run: 5, kind: FailKind::Model, message: "x".into() },
@@ -312,9 +321,9 @@ mod tests {
         let mut frame = encode(&samples()[0], 0).unwrap();
         frame[4] = 9;
         let e = Header::parse(*frame.first_chunk().unwrap()).unwrap_err();
-        assert!(e.to_string().starts_with("the peer speaks host protocol 9, this side speaks 1"), "{e}");
-        assert!(Header::parse([255, 255, 255, 255, 1, 0, 0, 0]).is_err());
-        assert!(Header::parse([0, 0, 0, 0, 1, 0, 200, 0]).is_err());
+        assert!(e.to_string().starts_with("the peer speaks host protocol 9, this side speaks 2"), "{e}");
+        assert!(Header::parse([255, 255, 255, 255, 2, 0, 0, 0]).is_err());
+        assert!(Header::parse([0, 0, 0, 0, 2, 0, 200, 0]).is_err());
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use std::{
 
 use grey_core::{DType, Dim, Signature, TensorSpec};
 use grey_engine::{
-    EngineInfo, EngineKind, Host, HostCommand, HostError, Isolation, Launcher, RunError, RunOutputs,
+    EngineInfo, EngineKind, Host, HostCommand, HostError, Isolation, Launcher, LoadOptions, RunError, RunOutputs,
     protocol::{FromHost, HEADER_BYTES, Header, PROTOCOL_VERSION, TensorPlace, ToHost, decode, encode},
 };
 use support::{HOST_GUARD, RUN_LIMIT, again, echoes, launcher, run, start, test_engine, x};
@@ -176,8 +176,17 @@ fn liar_entry() {
                     "signature" => "{".to_owned(),
                     _ => serde_json::to_string(&honest).unwrap(),
                 };
+                let mut determinism = test_engine::determinism(&LoadOptions::default());
+                match lie.as_str() {
+                    "long reason" => determinism.reason = "r".repeat(1 << 20),
+                    "long switch" => determinism.switches = vec!["s".repeat(1 << 20)],
+                    "many switches" => determinism.switches = (0..100_000).map(|n| format!("{n:06}")).collect(),
+                    "switches unordered" => determinism.switches = vec!["b".into(), "a".into()],
+                    "precision" => determinism.precision = "fp32\n".into(),
+                    _ => {}
+                }
                 let model = if lie == "handle" { grey_engine::ModelHandle(77) } else { model };
-                say(&mut socket, &FromHost::Ready { model, signature, memory_bytes: 0 });
+                say(&mut socket, &FromHost::Ready { model, signature, determinism, memory_bytes: 0 });
             }
             ToHost::Run { run, output_segment, .. } => {
                 let truth = TensorPlace {
@@ -296,7 +305,16 @@ async fn a_host_that_lies_before_a_run_is_ended() {
         let e = launch_error(again("liar_entry", &[(LIAR_GUARD, lie)]), RUN_LIMIT).await;
         assert!(matches!(&e, HostError::Protocol(m) if m.contains(says)), "{lie}: {e}");
     }
-    for (lie, says) in [("signature", "signature cannot be read"), ("handle", "something else")] {
+    let lies = [
+        ("signature", "signature cannot be read"),
+        ("handle", "something else"),
+        ("long reason", "a reason of 1048576 bytes"),
+        ("long switch", "a switch of 1048576 bytes"),
+        ("many switches", "100000 switches"),
+        ("switches unordered", "not strictly ascending"),
+        ("precision", "a precision with a control character"),
+    ];
+    for (lie, says) in lies {
         let l = Launcher { command: again("liar_entry", &[(LIAR_GUARD, lie)]), ..processes() };
         let host = l.launch(EngineKind::OnnxRuntime, Path::new("/nowhere/libtest.so")).await.unwrap();
         let e = host.load(support::sealed("m", b"m"), Default::default()).await.unwrap_err();

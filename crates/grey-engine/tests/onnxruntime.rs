@@ -11,61 +11,22 @@ use std::{
 };
 
 use grey_core::{DType, Dim};
-use grey_engine::{
-    EngineKind, Host, HostError, Isolation, Launcher, LoadOptions, LoadedModel, RunError,
-    discover::{self, DiscoverEnv},
-    engines,
-};
+use grey_engine::{EngineKind, Host, HostError, Isolation, Launcher, LoadOptions, LoadedModel, RunError, engines};
 use sha2::{Digest as _, Sha256};
-use support::{floats, input, launcher, run, sealed, strings, x};
+use support::{
+    floats, input, launcher,
+    onnx::{self, library, python},
+    run, sealed, strings, x,
+};
 
 #[test]
 fn host_entry() {
     support::become_host(engines::open);
 }
 
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
-}
-
-/// The Python environment with `onnxruntime` and `onnx`.
-fn venv() -> PathBuf {
-    let venv = std::env::var_os("GREY_TEST_VENV").map_or_else(|| repository().join(".venv"), PathBuf::from);
-    assert!(
-        venv.join("bin/python").exists(),
-        "these tests need a Python environment with ONNX Runtime; make it with:\n\
-         python3 -m venv {0} && {0}/bin/pip install onnxruntime onnx numpy\n\
-         or name another one in GREY_TEST_VENV",
-        venv.display()
-    );
-    venv
-}
-
-fn library() -> PathBuf {
-    let env = DiscoverEnv { active: vec![venv()], ..DiscoverEnv::default() };
-    discover::onnxruntime(None, &env).unwrap().library
-}
-
-fn python(args: &[&str]) {
-    let out = Command::new(venv().join("bin/python")).args(args).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-}
-
 /// The folder of models, made once for each state of the script that makes them.
 fn models() -> PathBuf {
-    let script = repository().join("tests/support/models.py");
-    let hash = Sha256::digest(std::fs::read(&script).unwrap());
-    let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let folder = tmp.join(format!("models-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]));
-    if !folder.is_dir() {
-        let fresh = tempfile::tempdir_in(tmp).unwrap().keep();
-        python(&[script.to_str().unwrap(), fresh.to_str().unwrap()]);
-        // Another test may have been quicker; its models are the same.
-        if std::fs::rename(&fresh, &folder).is_err() {
-            std::fs::remove_dir_all(&fresh).unwrap();
-        }
-    }
-    folder
+    onnx::models("tests/support/models.py")
 }
 
 fn processes() -> Launcher {

@@ -160,6 +160,18 @@ impl SessionBundle {
 }
 
 impl Bundle {
+    /// A proof with its session: what a client puts together from an answer and from what the node
+    /// gives for the session.
+    pub fn new(proof: Vec<u8>, session: SessionBundle) -> Bundle {
+        Bundle { proof, session }
+    }
+
+    /// The same session with another proof.
+    #[must_use]
+    pub fn with_proof(self, proof: Vec<u8>) -> Bundle {
+        Bundle { proof, ..self }
+    }
+
     /// Reads a bundle and what is encoded in it.
     ///
     /// # Errors

@@ -502,7 +502,7 @@ mod tests {
 
         /// Whatever comes, an answer and no panic; and what is accepted has no second form.
         #[test]
-        fn any_bytes_are_refused_or_have_one_form(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn fuzz_any_bytes_are_refused_or_have_one_form(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             if let Ok(v) = decode(&bytes) {
                 prop_assert_eq!(encode(&v), bytes);
             }
@@ -510,7 +510,7 @@ mod tests {
 
         /// The same near the valid, where random bytes hardly get.
         #[test]
-        fn changed_bytes_are_refused_or_have_one_form(v in values(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        fn fuzz_changed_bytes_are_refused_or_have_one_form(v in values(), at in any::<prop::sample::Index>(), to in any::<u8>()) {
             let mut bytes = encode(&v);
             let at = at.index(bytes.len());
             bytes[at] = to;

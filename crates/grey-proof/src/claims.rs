@@ -163,7 +163,7 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Class; 4] = [Class::None, Class::Slot, Class::Invariant, Class::Portable];
+    pub(crate) const ALL: [Class; 4] = [Class::None, Class::Slot, Class::Invariant, Class::Portable];
 
     /// The name in the claims.
     pub const fn name(self) -> &'static str {

@@ -1,5 +1,7 @@
-//! `grey._native`: what the Python package is a thin front of. It depends on the command line's
-//! library alone; more of the node arrives here with the Python API.
+//! `grey._native`: what the Python package is a thin front of: the command line, and the proof
+//! format's verifier. More of the node arrives here with the Python API.
+
+mod proofs;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -28,5 +30,6 @@ fn engine_host(py: Python<'_>) -> u8 {
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(main, m)?)?;
-    m.add_function(wrap_pyfunction!(engine_host, m)?)
+    m.add_function(wrap_pyfunction!(engine_host, m)?)?;
+    proofs::add_to(m)
 }

@@ -23,6 +23,8 @@ const SECONDS_MAX: u64 = 86_400;
 const PER_MODEL_MAX: u32 = 4096;
 /// Least memory of a host that may be configured: with less no runtime starts.
 const HOST_MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// Longest name of a node: it stands in every proof.
+const NAME_BYTES_MAX: usize = 256;
 /// Most rows of one run that may be configured.
 const BATCH_SIZE_MAX: u32 = 65_536;
 
@@ -52,6 +54,14 @@ pub struct NodeConfig {
     pub insecure: bool,
     /// Whether the protocol's `load` may bring files, which are then registered.
     pub allow_upload: bool,
+    /// Whether operators may have proofs replayed, which runs models at their word; `None`: only on a
+    /// node that listens for this machine alone.
+    pub allow_replay: Option<bool>,
+    /// The node's name in its proofs.
+    pub name: String,
+    /// File with the 32 bytes of the key of the tenants' tags in proofs, for nodes that are to give a
+    /// tenant the same tag; `None`: a key of the node's own.
+    pub tenant_tag_key_file: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,
     /// Engines.
@@ -62,6 +72,8 @@ pub struct NodeConfig {
     pub batching: Batching,
     /// When a run's host is ended; `None`: measured.
     pub run_timeout_ms: Option<u64>,
+    /// Whether answers are to be provable; `None`: they are.
+    pub proofs: Option<OnOff>,
     /// Models with settings of their own.
     pub models: BTreeMap<ModelId, ModelEntry>,
     /// How long a shutdown waits for queued work.
@@ -78,11 +90,15 @@ impl Default for NodeConfig {
             data: None,
             insecure: false,
             allow_upload: false,
+            allow_replay: None,
+            name: grey_serving::ISSUER_DEFAULT.into(),
+            tenant_tag_key_file: None,
             limits: Limits::default(),
             engines: Engines::default(),
             isolation: Isolation::default(),
             batching: Batching::default(),
             run_timeout_ms: None,
+            proofs: None,
             models: BTreeMap::new(),
             drain_seconds: DRAIN_SECONDS_DEFAULT,
             strict_ready: false,
@@ -176,6 +192,33 @@ pub enum Auto {
     Auto,
 }
 
+/// `on` or `off`, also written as a YAML boolean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "expected 'on' or 'off'")]
+pub enum OnOff {
+    /// As a boolean.
+    Flag(bool),
+    /// As a word.
+    Word(OnOffWord),
+}
+
+/// The words `on` and `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOffWord {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl OnOff {
+    /// Whether it is on.
+    pub fn is_on(self) -> bool {
+        matches!(self, OnOff::Flag(true) | OnOff::Word(OnOffWord::On))
+    }
+}
+
 /// How one model is served; absent keys keep the node's value.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -190,6 +233,8 @@ pub struct ModelEntry {
     pub batch_axis: Option<BatchAxis>,
     /// When a run's host is ended.
     pub run_timeout_ms: Option<u64>,
+    /// Whether answers are to be provable.
+    pub proofs: Option<OnOff>,
 }
 
 impl NodeConfig {
@@ -207,6 +252,13 @@ impl NodeConfig {
     /// What the serving layer needs, checked.
     pub fn to_serving(&self) -> Result<ServingConfig> {
         let mut out = ServingConfig { strict_ready: self.strict_ready, ..ServingConfig::default() };
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "configuration: name has {} bytes, expected 1 to {NAME_BYTES_MAX}",
+                self.name.len()
+            )));
+        }
+        out.issuer.clone_from(&self.name);
         within("drain_seconds", self.drain_seconds, 0, SECONDS_MAX)?;
         within("limits.body_bytes_max", self.limits.body_bytes_max, 1, u64::MAX)?;
         within("limits.connections_max", self.limits.connections_max.into(), 1, u32::MAX.into())?;
@@ -222,6 +274,7 @@ impl NodeConfig {
         }
         out.defaults.batching = self.batching.over("batching", out.defaults.batching)?;
         out.defaults.run_timeout = timeout("run_timeout_ms", self.run_timeout_ms)?;
+        out.defaults.proofs = self.proofs.map_or(out.defaults.proofs, OnOff::is_on);
         for (id, entry) in &self.models {
             out.models.insert(id.clone(), entry.over(&format!("models.{id}"), out.defaults)?);
         }
@@ -286,6 +339,7 @@ impl ModelEntry {
         if self.run_timeout_ms.is_some() {
             out.run_timeout = timeout(&format!("{at}.run_timeout_ms"), self.run_timeout_ms)?;
         }
+        out.proofs = self.proofs.map_or(base.proofs, OnOff::is_on);
         Ok(out)
     }
 }
@@ -329,6 +383,22 @@ mod tests {
         assert_eq!((m.threads, m.instances, m.batch_axis), (Some(2), 3, Some(BatchAxis::None)));
         assert_eq!((m.batching.hold, m.batching.max_batch_size), (HoldPolicy::None, 8));
         assert_eq!(m.run_timeout, Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn proofs_are_on_unless_told() {
+        let proofs = |text: &str, model: &str| {
+            NodeConfig::from_yaml(text).unwrap().to_serving().unwrap().model(&ModelId::new(model).unwrap()).proofs
+        };
+        assert!(proofs("", "digits"));
+        for off in ["off", "false", "'off'"] {
+            assert!(!proofs(&format!("proofs: {off}\n"), "digits"), "{off}");
+        }
+        let some =
+            "proofs: off\nmodels:\n  digits:\n    proofs: on\n  other:\n    instances: 1\n  third: {proofs: true}\n";
+        assert!(proofs(some, "digits") && !proofs(some, "other") && proofs(some, "third"));
+        let e = NodeConfig::from_yaml("models:\n  digits:\n    proofs: maybe\n").unwrap_err().to_string();
+        assert!(e.contains("expected 'on' or 'off'") && e.contains("line 3"), "{e}");
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub struct Server {
     node: Node,
     guard: Guard,
     allow_upload: bool,
+    allow_replay: bool,
     limits: Limits,
     drain: Duration,
 }
@@ -62,6 +63,7 @@ impl Server {
             node,
             guard: Guard::new(config.insecure, address.ip(), &names),
             allow_upload: config.allow_upload,
+            allow_replay: config.allow_replay.unwrap_or(address.ip().is_loopback()),
             limits: config.limits.clone(),
             drain: config.drain(),
         })
@@ -80,6 +82,7 @@ impl Server {
             node: node.clone(),
             guard: self.guard,
             allow_upload: self.allow_upload,
+            allow_replay: self.allow_replay,
             body_bytes_max: self.limits.body_bytes_max,
         };
         let until = async {

@@ -71,6 +71,8 @@ pub struct ModelDetails {
     pub created: u64,
     /// How requests are batched, and why.
     pub batching: BatchingView,
+    /// Whether answers can be proven, as what, and why.
+    pub proofs: ProofsView,
     /// Threads of one run, and who chose them.
     pub threads: Option<u32>,
     /// The running hosts, empty if not loaded.
@@ -92,6 +94,34 @@ pub struct BatchingView {
     pub max_wait_ms: u64,
     /// Batch sizes that runs are padded to; empty if nothing is padded.
     pub buckets: Vec<u32>,
+}
+
+/// Whether and as what a version's answers can be proven.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProofsView {
+    /// The option `proofs` of the load.
+    pub on: bool,
+    /// Determinism class, e.g. `slot`; `None` if no proof is made or the version is not loaded.
+    pub class: Option<&'static str>,
+    /// Why this class, or why no proof is made.
+    pub reason: String,
+    /// Whether a proven request shares its run with nobody.
+    pub alone: bool,
+    /// What the model computes in, e.g. `fp32`; `None` if it is not loaded.
+    pub precision: Option<String>,
+    /// Determinism switches that are set.
+    pub switches: Vec<String>,
+    /// What the self-test found; `not ended` while it runs, `none` where there is none.
+    pub self_test: String,
+}
+
+impl ProofsView {
+    /// Of a version of which no more is known than its option.
+    pub(crate) fn not_loaded(on: bool) -> Self {
+        let reason = "not loaded".into();
+        let self_test = "none".into();
+        ProofsView { on, class: None, reason, alone: false, precision: None, switches: Vec::new(), self_test }
+    }
 }
 
 /// One engine host of a version.

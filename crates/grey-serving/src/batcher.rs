@@ -93,6 +93,9 @@ pub struct Submit {
     pub tenant: u64,
     /// When it stops caring.
     pub deadline: Option<Instant>,
+    /// Runs in one piece, unpadded and beside nobody, however requests are batched. The key must be
+    /// this request's alone.
+    pub whole: bool,
 }
 
 /// Why a request was not accepted.
@@ -216,6 +219,7 @@ struct Request {
     key: u64,
     tenant: u64,
     rows: u32,
+    whole: bool,
     /// First row that has not been taken.
     next_row: u32,
     order: u64,
@@ -238,6 +242,14 @@ struct KeyQueue {
     tenants: HashMap<u64, TenantQueue>,
     turn: VecDeque<u64>,
     rows: u64,
+    /// Set where the one request under this key runs whole: nothing could fill its run.
+    whole: bool,
+}
+
+impl KeyQueue {
+    fn is_full(&self, max_batch_size: u32) -> bool {
+        self.whole || self.rows >= u64::from(max_batch_size)
+    }
 }
 
 /// See the module.
@@ -313,6 +325,7 @@ impl Batcher {
             key: s.key,
             tenant: s.tenant,
             rows: s.rows.max(1),
+            whole: s.whole,
             next_row: 0,
             order,
             accepted: now,
@@ -332,12 +345,13 @@ impl Batcher {
         of_tenant.insert(order, s.ticket);
         let key = self.keys.entry(s.key).or_default();
         key.rows += u64::from(request.rows);
+        key.whole |= request.whole;
         let queue = key.tenants.entry(s.tenant).or_default();
         if queue.waiting.is_empty() {
             key.turn.push_back(s.tenant);
         }
         queue.waiting.insert(order, s.ticket);
-        if key.rows >= u64::from(self.config.max_batch_size) {
+        if key.is_full(self.config.max_batch_size) {
             self.full.insert(s.key);
         }
         self.requests.insert(s.ticket, request);
@@ -364,9 +378,11 @@ impl Batcher {
     pub fn take(&mut self, now: Instant) -> Option<Batch> {
         let key = self.next_key(now)?;
         let mut parts = Vec::new();
-        if self.config.enabled {
+        let lead = self.lead_of(key);
+        let whole = !self.config.enabled || lead.and_then(|t| self.requests.get(&t)).is_some_and(|r| r.whole);
+        if !whole {
             self.fill(key, &mut parts);
-        } else if let Some(ticket) = self.lead_of(key) {
+        } else if let Some(ticket) = lead {
             // Less than the whole where a split request meets a configuration without batching.
             let r = self.requests.get(&ticket)?;
             let rows = r.rows - r.next_row;
@@ -382,7 +398,8 @@ impl Batcher {
         }
         let run = self.next_run;
         self.next_run += 1;
-        let batch = Batch { run, key, bucket: self.config.bucket(rows), parts };
+        let bucket = if whole { rows } else { self.config.bucket(rows) };
+        let batch = Batch { run, key, bucket, parts };
         self.runs.insert(run, batch.clone());
         Some(batch)
     }
@@ -448,8 +465,7 @@ impl Batcher {
     /// Other rules from now on; what waits stays.
     pub fn set_config(&mut self, config: BatcherConfig) {
         self.config = config;
-        let max = u64::from(config.max_batch_size);
-        self.full = self.keys.iter().filter(|(_, q)| q.rows >= max).map(|(k, _)| *k).collect();
+        self.full = self.keys.iter().filter(|(_, q)| q.is_full(config.max_batch_size)).map(|(k, _)| *k).collect();
     }
 
     /// The key to run next: with `Fill` what is overdue, else what is full; without, that of the
@@ -564,7 +580,7 @@ impl Batcher {
     fn unqueue_rows(&mut self, key: u64, rows: u32) {
         if let Some(q) = self.keys.get_mut(&key) {
             q.rows -= u64::from(rows);
-            if q.rows < u64::from(self.config.max_batch_size) {
+            if !q.is_full(self.config.max_batch_size) {
                 self.full.remove(&key);
             }
         }
@@ -624,7 +640,7 @@ impl Batcher {
         let turns = self.turn.len() == self.tenants.len()
             && self.keys.values().all(|q| q.turn.len() == q.tenants.len() && !q.tenants.is_empty());
         ensure(turns, "every tenant that waits has one turn, and no other has")?;
-        let full = self.keys.iter().filter(|(_, q)| q.rows >= u64::from(self.config.max_batch_size));
+        let full = self.keys.iter().filter(|(_, q)| q.is_full(self.config.max_batch_size));
         ensure(full.map(|(k, _)| *k).eq(self.full.iter().copied()), "full keys are known")?;
         let with_deadline = waiting.iter().filter(|r| r.deadline.is_some()).count();
         ensure(with_deadline == self.deadlines.len(), "deadlines are those of waiting requests")?;
@@ -658,7 +674,7 @@ mod tests {
     }
 
     fn submit(b: &mut Batcher, now: Instant, ticket: u64, key: u64, rows: u32, tenant: u64) {
-        b.submit(now, Submit { ticket, key, rows, tenant, deadline: None }).unwrap();
+        b.submit(now, Submit { ticket, key, rows, tenant, deadline: None, whole: false }).unwrap();
         b.check_invariants().unwrap();
     }
 
@@ -734,6 +750,19 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_request_runs_beside_nobody_and_is_not_held_back() {
+        let fill = Hold::Fill { max_wait: MS * 50 };
+        let (mut b, t) = (Batcher::new(BatcherConfig { hold: fill, ..config(4) }), Instant::now());
+        submit(&mut b, t, 1, 0, 1, 0);
+        b.submit(t, Submit { ticket: 2, key: 9, rows: 7, tenant: 0, deadline: None, whole: true }).unwrap();
+        b.set_config(BatcherConfig { hold: fill, ..config(8) });
+        let batch = b.take(t).unwrap();
+        assert_eq!((tickets(&batch), batch.bucket), (vec![2], 7));
+        b.check_invariants().unwrap();
+        assert_eq!(b.take(t), None, "the other is held back to fill");
+    }
+
+    #[test]
     fn a_flood_does_not_delay_another_tenant_by_more_than_a_batch() {
         let (mut b, t) = (Batcher::new(config(8)), Instant::now());
         for i in 0..100 {
@@ -749,7 +778,14 @@ mod tests {
     #[test]
     fn deadlines_and_cancellation_take_requests_out() {
         let (mut b, t) = (Batcher::new(config(8)), Instant::now());
-        let due = |ms| Submit { ticket: u64::from(ms), key: 0, rows: 1, tenant: 0, deadline: Some(t + MS * ms) };
+        let due = |ms| Submit {
+            ticket: u64::from(ms),
+            key: 0,
+            rows: 1,
+            tenant: 0,
+            deadline: Some(t + MS * ms),
+            whole: false,
+        };
         assert_eq!(b.submit(t, due(0)), Err(Rejected::Expired));
         b.submit(t, due(5)).unwrap();
         b.submit(t, due(9)).unwrap();
@@ -766,7 +802,7 @@ mod tests {
     fn the_queue_is_bounded_in_rows() {
         let (mut b, t) = (Batcher::new(BatcherConfig { queue_rows_max: 10, ..config(4) }), Instant::now());
         submit(&mut b, t, 1, 0, 6, 0);
-        let s = |rows| Submit { ticket: 2, key: 0, rows, tenant: 0, deadline: None };
+        let s = |rows| Submit { ticket: 2, key: 0, rows, tenant: 0, deadline: None, whole: false };
         assert_eq!(b.submit(t, s(5)), Err(Rejected::QueueFull { waiting: 6, max: 10 }));
         assert_eq!(b.submit(t, s(11)), Err(Rejected::TooManyRows { rows: 11, max: 10 }));
         b.submit(t, s(4)).unwrap();

@@ -25,6 +25,8 @@ pub const RUN_TIMEOUT_FACTOR: u32 = 20;
 pub const THREADS_AUTO_MAX: u32 = 4;
 /// A run of one row shorter than this gets one thread from `auto`: splitting it costs more than it gains.
 pub const THREADS_AUTO_ROW_TIME: Duration = Duration::from_millis(1);
+/// The node's name in proofs, unless configured.
+pub const ISSUER_DEFAULT: &str = "grey";
 /// What a node takes in flight if it cannot learn how much memory there is.
 pub const INFLIGHT_BYTES_FALLBACK: u64 = 1 << 30;
 
@@ -68,6 +70,9 @@ pub struct ModelConfig {
     /// When a run's host is ended; `None`: max([`RUN_TIMEOUT_MIN`], [`RUN_TIMEOUT_FACTOR`] × the
     /// slowest measured bucket).
     pub run_timeout: Option<Duration>,
+    /// Whether answers are to be provable (`proofs: on` or `off`). Sets the engine's switches, so it
+    /// is fixed for the life of a host.
+    pub proofs: bool,
 }
 
 impl Default for ModelConfig {
@@ -78,6 +83,7 @@ impl Default for ModelConfig {
             instances: 1,
             batch_axis: None,
             run_timeout: None,
+            proofs: true,
         }
     }
 }
@@ -95,6 +101,10 @@ pub struct ServingConfig {
     pub load_timeout: Duration,
     /// Whether readiness waits for the restored models.
     pub strict_ready: bool,
+    /// The node's name, as its proofs state it (claim 1).
+    pub issuer: String,
+    /// Key of the tenants' tags in proofs; `None`: one that is drawn once and kept in the data folder.
+    pub tenant_tag_key: Option<[u8; 32]>,
     /// How models are served that have no entry of their own.
     pub defaults: ModelConfig,
     /// Models with settings of their own.
@@ -110,6 +120,8 @@ impl Default for ServingConfig {
             queue_rows_max: QUEUE_ROWS_MAX_DEFAULT,
             load_timeout: LOAD_TIMEOUT_DEFAULT,
             strict_ready: false,
+            issuer: ISSUER_DEFAULT.into(),
+            tenant_tag_key: None,
             defaults: ModelConfig::default(),
             models: BTreeMap::new(),
         }

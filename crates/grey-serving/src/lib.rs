@@ -7,8 +7,10 @@ pub mod batcher;
 mod budget;
 mod clock;
 mod config;
+mod determinism;
 mod engines;
 mod isa;
+mod madeup;
 mod metrics;
 mod model;
 mod node;
@@ -17,16 +19,20 @@ pub mod permits;
 pub mod probe;
 mod probing;
 mod profile;
+mod proving;
 mod queue;
 pub mod random;
+mod replay;
+pub mod selftest;
 mod stats;
 mod wanted;
 
 pub use budget::BytesPermit;
 pub use config::{
-    BatchingConfig, HoldPolicy, INFLIGHT_BYTES_FALLBACK, LOAD_TIMEOUT_DEFAULT, MAX_BATCH_SIZE_DEFAULT,
+    BatchingConfig, HoldPolicy, INFLIGHT_BYTES_FALLBACK, ISSUER_DEFAULT, LOAD_TIMEOUT_DEFAULT, MAX_BATCH_SIZE_DEFAULT,
     MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN, ServingConfig,
     THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
 pub use engines::Engines;
-pub use node::{AddRequest, Node};
+pub use node::{AddRequest, Identity, Node};
+pub use replay::{ProfileDifference, Replay, ReplayRequest, Replayed};

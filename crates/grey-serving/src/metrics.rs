@@ -45,6 +45,11 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FormLabels {
+    form: &'static str,
+}
+
 type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
 
 /// All metrics of a node.
@@ -60,6 +65,8 @@ pub(crate) struct Metrics {
     restarts: Family<ModelLabels, Counter>,
     queue_rows: Family<ModelLabels, Gauge>,
     rejected: Family<ReasonLabels, Counter>,
+    proofs: Family<FormLabels, Counter>,
+    proof_seconds: Histogram,
     inflight_bytes: Gauge,
     models_loaded: Gauge,
     tenants: Mutex<HashSet<Tenant>>,
@@ -86,6 +93,8 @@ impl Metrics {
             restarts: Family::default(),
             queue_rows: Family::default(),
             rejected: Family::default(),
+            proofs: Family::default(),
+            proof_seconds: seconds(),
             inflight_bytes: Gauge::default(),
             models_loaded: Gauge::default(),
             tenants: Mutex::default(),
@@ -104,6 +113,8 @@ impl Metrics {
             r.register("engine_restarts", "Engine hosts started again after they died", m.restarts.clone());
             r.register("queue_rows", "Rows waiting in the queue", m.queue_rows.clone());
             r.register("rejected", "Requests refused before they were accepted, by reason", m.rejected.clone());
+            r.register("proofs", "Proofs made, by form", m.proofs.clone());
+            r.register("proof_duration_seconds", "Time for the proofs of one run", m.proof_seconds.clone());
             r.register("inflight_bytes", "Bytes of bodies, tensors and results in flight", m.inflight_bytes.clone());
             r.register("models_loaded", "Versions that are ready", m.models_loaded.clone());
         }
@@ -124,6 +135,12 @@ impl Metrics {
             all: self.clone(),
             labels,
         }
+    }
+
+    /// The handles of the node's prover.
+    pub(crate) fn proofs(&self) -> ProofMetrics {
+        let of = |form| self.proofs.get_or_create_owned(&FormLabels { form });
+        ProofMetrics { single: of("single"), batch: of("batch"), seconds: self.proof_seconds.clone() }
     }
 
     /// Drops the series of a version that was removed.
@@ -161,6 +178,14 @@ impl Metrics {
             OTHER_TENANTS.to_owned()
         }
     }
+}
+
+/// What a prover counts.
+pub(crate) struct ProofMetrics {
+    pub(crate) single: Counter,
+    pub(crate) batch: Counter,
+    /// Per run, all its proofs together.
+    pub(crate) seconds: Histogram,
 }
 
 /// The metrics of one version, looked up once.

@@ -14,6 +14,7 @@ use grey_engine::{
     Host, HostExit, RunError,
     supervise::{Decision, Life, RestartPolicy},
 };
+use grey_proof::ModelHash;
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, oneshot, watch},
@@ -21,15 +22,17 @@ use tokio::{
 };
 
 use crate::{
-    api::{BatchingView, HostView},
+    api::{BatchingView, HostView, ProofsView},
     batcher::{BatcherConfig, Buckets, Hold, Readiness},
     clock,
     config::{BatchingConfig, HoldPolicy, ModelConfig, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN},
+    determinism::ModelDeterminism,
     metrics::ModelMetrics,
     opener::{Opened, Opener},
     permits::PermitPool,
     profile::RowsVerdict,
-    queue::{Admission, Answer, Queue, Work, expired},
+    proving::{Cut, Order, Prover, Subject},
+    queue::{Admission, Answer, Company, Queue, Work, expired},
     stats::Stats,
 };
 
@@ -62,11 +65,14 @@ pub(crate) struct Model {
     /// Set while no host lives and the breaker is open.
     outage: Mutex<Option<Error>>,
     rows: Mutex<RowsVerdict>,
+    determinism: Mutex<Arc<ModelDeterminism>>,
     slowest_us: AtomicU64,
     bucket_us: Mutex<BTreeMap<u32, u64>>,
     stats: Arc<Mutex<Stats>>,
     metrics: ModelMetrics,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    prover: Arc<Prover>,
+    subject: Arc<Subject>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,15 +103,28 @@ pub(crate) struct Parts {
     pub(crate) queue_rows_max: u32,
     pub(crate) permit_key: u64,
     pub(crate) rows: RowsVerdict,
+    pub(crate) determinism: ModelDeterminism,
     pub(crate) stats: Arc<Mutex<Stats>>,
     pub(crate) metrics: ModelMetrics,
     pub(crate) bucket_us: BTreeMap<u32, u64>,
+    pub(crate) prover: Arc<Prover>,
+    pub(crate) model_hash: ModelHash,
+    /// ISA class, or GPU.
+    pub(crate) device: String,
 }
 
 impl Model {
     /// A model whose first instance runs on `first`; the other instances open hosts of their own.
     pub(crate) fn start(parts: Parts, opener: &Arc<Opener>, permits: &PermitPool, first: Opened) -> Arc<Model> {
         let batcher = batcher_config(&parts.config.batching, parts.queue_rows_max, parts.rows.independent);
+        let subject = Arc::new(Subject {
+            id: parts.id.clone(),
+            version: parts.version.clone(),
+            model_hash: parts.model_hash,
+            device: parts.device,
+            threads: parts.threads,
+            engine: first.info.clone(),
+        });
         let model = Arc::new(Model {
             queue: Mutex::new(Queue::new(&parts.signature, batcher)),
             id: parts.id,
@@ -122,11 +141,14 @@ impl Model {
             utf8_strings: first.host.hello().engine.utf8_strings,
             outage: Mutex::default(),
             rows: Mutex::new(parts.rows),
+            determinism: Mutex::new(Arc::new(parts.determinism)),
             slowest_us: AtomicU64::new(parts.bucket_us.values().copied().max().unwrap_or(0)),
             bucket_us: Mutex::new(parts.bucket_us),
             stats: parts.stats,
             metrics: parts.metrics,
             tasks: Mutex::default(),
+            prover: parts.prover,
+            subject,
         });
         // Ready from the first moment, not from when the instance's task is first scheduled.
         model.host_up(0, &first);
@@ -152,6 +174,17 @@ impl Model {
         if let Some(outage) = self.outage.lock().clone() {
             return Err(outage);
         }
+        let ordered = match &request.proof {
+            None => None,
+            Some(asked) => {
+                let (batcher, rows) = {
+                    let queue = self.queue.lock();
+                    (*queue.config(), queue.rows_of(&request.inputs)?)
+                };
+                let (determinism, cut) = (self.determinism(), Cut { rows, batcher });
+                Some(self.prover.order(asked, &request, &self.signature, &self.subject, &determinism, &cut)?)
+            }
+        };
         let mut given = request.inputs;
         let mut inputs = Vec::with_capacity(given.len());
         for spec in &self.signature.inputs {
@@ -168,7 +201,10 @@ impl Model {
         };
         let (reply, answer) = oneshot::channel();
         let accepted = clock::now();
-        let admission = Admission { inputs, returned, tenant: request.tenant.clone(), deadline: request.deadline };
+        let (proof, company) = ordered.map_or((None, Company::Any), |(order, company)| (Some(order), company));
+        let to_hash = proof.as_ref().map(Order::inputs);
+        let (tenant, deadline) = (request.tenant.clone(), request.deadline);
+        let admission = Admission { inputs, returned, tenant, deadline, company, proof };
         let (ticket, rows) = {
             let mut queue = self.queue.lock();
             let submitted = queue.submit(accepted, admission, reply)?;
@@ -176,6 +212,9 @@ impl Model {
             submitted
         };
         self.work.notify_one();
+        if let Some(inputs) = to_hash {
+            inputs.hash_ahead();
+        }
         let waiting = Waiting { model: self, ticket, rows, tenant: &request.tenant, accepted, counted: false };
         let answer = waiting.wait(answer, request.deadline).await?;
         Ok(InferResponse {
@@ -184,6 +223,7 @@ impl Model {
             version: self.version.clone(),
             outputs: answer.outputs,
             parameters: grey_core::Parameters::new(),
+            proof: answer.proof,
             queue_time: answer.queue_time,
             execute_time: answer.times.execute,
         })
@@ -247,6 +287,21 @@ impl Model {
         self.work.notify_one();
     }
 
+    /// What answers may be proven as.
+    pub(crate) fn determinism(&self) -> Arc<ModelDeterminism> {
+        self.determinism.lock().clone()
+    }
+
+    /// The self-test has ended.
+    pub(crate) fn set_determinism(&self, d: ModelDeterminism) {
+        *self.determinism.lock() = Arc::new(d);
+    }
+
+    /// Whether answers are to be provable, by the options of the load.
+    pub(crate) fn proofs_on(&self) -> bool {
+        self.config.proofs
+    }
+
     /// Names this model to the run permits.
     pub(crate) fn permit_key(&self) -> u64 {
         self.permit_key
@@ -258,6 +313,15 @@ impl Model {
 
     pub(crate) fn host_views(&self) -> Vec<HostView> {
         self.hosts.lock().values().map(|l| l.view.clone()).collect()
+    }
+
+    /// How requests are put together now.
+    pub(crate) fn batcher(&self) -> BatcherConfig {
+        batcher_config(&self.config.batching, self.queue_rows_max, self.rows.lock().independent)
+    }
+
+    pub(crate) fn proofs_view(&self) -> ProofsView {
+        self.determinism().view(self.config.proofs)
     }
 
     pub(crate) fn batching_view(&self) -> BatchingView {
@@ -334,7 +398,7 @@ impl Model {
                 () = tokio::time::sleep(wait) => {}
                 () = closed(phase) => return None,
             }
-            let opening = opener.open_again(&self.id, &self.version, self.threads);
+            let opening = opener.open_again(&self.id, &self.version, self.threads, self.config.proofs);
             let result = tokio::select! {
                 r = opening => r,
                 () = closed(phase) => return None,
@@ -474,9 +538,13 @@ impl Model {
                 (Err(error), exit)
             }
         };
-        let mut queue = self.queue.lock();
-        queue.finish(clock::now(), &work, result, &self.signature);
-        self.metrics.queue_rows.set(i64::from(queue.rows()));
+        let unproven = {
+            let mut queue = self.queue.lock();
+            let unproven = queue.finish(clock::now(), &work, result, &self.signature, &opened.info);
+            self.metrics.queue_rows.set(i64::from(queue.rows()));
+            unproven
+        };
+        self.prover.deliver(&self.subject, unproven);
         died
     }
 

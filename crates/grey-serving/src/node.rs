@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,33 +11,47 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
+use grey_attest::{
+    AttestError, Attester as _, NodeKey, OsRandom, Random, Sessions, Settings, SoftwareAttester, TenantTagKey,
+    code_sha256,
+};
 use grey_core::{
     BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Version, VersionChoice,
 };
 use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, watch};
+use serde::Serialize;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::MissedTickBehavior,
+};
 
 use crate::{
     BytesPermit, Machine, ServingConfig,
-    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus},
+    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView},
     budget::BytesBudget,
     clock,
+    determinism::{SelfTested, decide},
     engines::Engines,
     isa::isa_class,
     metrics::Metrics,
-    model::{Model, Parts, batching_view},
+    model::{Model, Parts, batcher_config, batching_view},
     opener::{Opened, Opener, auto_threads, measure_row},
     permits::PermitPool,
-    probing::probe,
-    profile::{ProfileKey, ProfileRecord, Profiles, RowsVerdict},
+    probing::{Probing, sizes_to_test, worth_testing},
+    profile::{ProfileKey, ProfileRecord, Profiles, ProofsOption, RowsVerdict},
+    proving::{Prover, Subject},
     queue::expired,
+    replay::{Replay, ReplayRequest, Replayer},
     stats::Stats,
     wanted::{Want, WantedSet},
 };
 
 /// A model that failed to load is not tried again by requests for this long.
 const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Names replays to the run permits.
+const REPLAY_PERMIT_KEY: u64 = 0;
 
 /// What is registered by [`Node::add`].
 #[derive(Clone, Debug)]
@@ -71,6 +85,10 @@ struct Inner {
     budget: BytesBudget,
     metrics: Arc<Metrics>,
     device: String,
+    prover: Arc<Prover>,
+    /// What verifiers may expect of this node.
+    identity: Identity,
+    replayer: Arc<Replayer>,
     slots: RwLock<HashMap<ModelId, HashMap<Version, Arc<Slot>>>>,
     next_permit_key: AtomicU64,
     draining: AtomicBool,
@@ -139,19 +157,24 @@ impl Node {
         let memory_bytes = Machine::read().memory_bytes;
         let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines, memory_bytes };
         let loads = Semaphore::new(config.cores.max(1) as usize);
+        let metrics = Metrics::new();
+        let (prover, identity) = prover(&config, data.path(), &metrics).map_err(|e| attest_error(&e))?;
         let node = Node(Arc::new(Inner {
             permits: PermitPool::new(config.cores),
             budget: BytesBudget::new(config.inflight_bytes_max),
             profiles: Profiles::open(data.path())?,
             wanted: WantedSet::open(data.path())?,
-            metrics: Metrics::new(),
+            metrics,
+            prover: Arc::new(prover),
+            identity,
+            replayer: Replayer::new(REPLAY_PERMIT_KEY),
             device: isa_class(),
             opener: Arc::new(opener),
             catalog,
             data,
             config,
             slots: RwLock::default(),
-            next_permit_key: AtomicU64::new(1),
+            next_permit_key: AtomicU64::new(REPLAY_PERMIT_KEY + 1),
             draining: AtomicBool::new(false),
             unanswered: watch::Sender::new(0),
             loads,
@@ -159,7 +182,36 @@ impl Node {
         }));
         let restoring = node.clone();
         tokio::spawn(async move { restoring.restore().await });
+        tokio::spawn(maintain_sessions(Arc::downgrade(&node.0.prover)));
         Ok(node)
+    }
+
+    /// What verifiers may expect of this node.
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The encoded session-bundle of a session of this node, with evidence made over the client's
+    /// `nonce` if there is one (8 to 64 bytes); `NotFound` for an unknown session.
+    pub async fn session(&self, digest: [u8; 32], nonce: Option<Vec<u8>>) -> Result<Bytes> {
+        let prover = self.0.prover.clone();
+        let work = move || match nonce {
+            None => prover.sessions().bundle(&digest, unix_seconds()),
+            Some(nonce) => prover.sessions().bundle_with_nonce(&digest, &nonce),
+        };
+        // The attester and the disk may take their time.
+        let found = tokio::task::spawn_blocking(work).await;
+        let found = found.map_err(|e| Error::internal(format!("the session was not read: {e}")))?;
+        match found {
+            Ok(Some(bundle)) => Ok(bundle.into()),
+            Ok(None) => Err(Error::not_found("this node has no such session, or it is too long over")),
+            Err(e @ (AttestError::NonceLength { .. } | AttestError::NotRenewable { .. })) => Err(attest_error(&e)),
+            Err(e) => {
+                // It names files of this machine.
+                tracing::error!("a session cannot be shown: {e}");
+                Err(Error::internal("the session cannot be shown: see the node's log"))
+            }
+        }
     }
 
     async fn restore(&self) {
@@ -194,6 +246,20 @@ impl Node {
         // Counted before the look at `draining`: a drain either sees this request or refuses it.
         let _unanswered = Unanswered::new(&self.0.unanswered);
         self.serving_by(&request.model, request.deadline).await?.infer(request).await
+    }
+
+    /// Runs a proven request again as its proof says, in a host of its own, and compares the bytes.
+    /// Replays run one at a time.
+    ///
+    /// # Errors
+    /// A proof whose run cannot be repeated, other inputs than the proof's (`InvalidArgument`), a
+    /// model that is not registered here or was replaced (`NotFound`), or a run that failed.
+    pub async fn replay(&self, request: &ReplayRequest) -> Result<Replay> {
+        self.not_draining()?;
+        let _unanswered = Unanswered::new(&self.0.unanswered);
+        let inner = &self.0;
+        let tools = (&inner.catalog, &*inner.opener, &inner.permits);
+        inner.replayer.replay(request, inner.config.inflight_bytes_max, &inner.device, tools).await
     }
 
     /// Counts a request that a front answers with `error`, if that refuses it rather than tells how
@@ -284,7 +350,8 @@ impl Node {
         // version before it stays the latest.
         let kind = Engines::for_file(Engines::main_file(session.files())?.path.as_str())?;
         let artifact = self.0.opener.artifact(session.id(), session.upload(), session.files()).await?;
-        let opened = self.0.opener.open(kind, artifact, 1).await.map_err(|e| match e.kind() {
+        let proofs = self.0.config.model(session.id()).proofs;
+        let opened = self.0.opener.open(kind, artifact, 1, proofs).await.map_err(|e| match e.kind() {
             // The file is the caller's: a corrupt one is the caller's error.
             ErrorKind::LoadFailed if e.message().starts_with(crate::opener::BAD_MODEL) => {
                 Error::invalid(e.message().to_owned())
@@ -481,6 +548,7 @@ impl Node {
             m.close(&why).await;
         });
         futures_util::future::join_all(closing).await;
+        self.0.replayer.close().await;
     }
 
     /// The metrics in OpenMetrics text form.
@@ -591,13 +659,17 @@ impl Node {
         let opener = &self.0.opener;
         let mut opened = match opened {
             Some(o) => o,
-            None => opener.open_again(&manifest.id, &manifest.version, config.threads.unwrap_or(1)).await?,
+            None => {
+                let threads = config.threads.unwrap_or(1);
+                opener.open_again(&manifest.id, &manifest.version, threads, config.proofs).await?
+            }
         };
         let key = ProfileKey {
             model_hash: manifest.model_hash.to_string(),
             library_sha256: opened.library_sha256.clone(),
             threads: config.threads.map_or_else(|| "auto".to_owned(), |n| n.to_string()),
             device: self.0.device.clone(),
+            proofs: if config.proofs { ProofsOption::On } else { ProofsOption::Off },
         };
         let record = match self.0.profiles.read(&key)? {
             Some(r) => r,
@@ -615,7 +687,7 @@ impl Node {
         };
         if record.threads != opened.threads {
             opened.host.unload().await;
-            opened = opener.open_again(&manifest.id, &manifest.version, record.threads).await?;
+            opened = opener.open_again(&manifest.id, &manifest.version, record.threads, config.proofs).await?;
         }
         let rows = declared(config.batch_axis, &opened).or_else(|| record.rows.clone());
         let probing = rows.is_none();
@@ -623,7 +695,18 @@ impl Node {
             independent: false,
             reason: "being probed: one request at a time until the probe ends".into(),
         });
-        let probe_on = (opened.host.clone(), opened.handle);
+        let batcher = batcher_config(&config.batching, self.0.config.queue_rows_max, rows.independent);
+        let engine = opened.determinism.clone();
+        let known = record.self_test_of(&sizes_to_test(&batcher, &engine)).filter(|_| !probing);
+        let worth = worth_testing(&engine, config.proofs);
+        let tested = match known {
+            _ if !worth => SelfTested::Never,
+            None => SelfTested::NotYet,
+            Some(r) => SelfTested::Found(r.clone()),
+        };
+        let testing = tested == SelfTested::NotYet;
+        let determinism = decide(&engine, config.proofs, batcher.enabled || probing, &tested);
+        let (host, handle) = (opened.host.clone(), opened.handle);
         let model = Model::start(
             Parts {
                 id: manifest.id.clone(),
@@ -634,9 +717,13 @@ impl Node {
                 queue_rows_max: self.0.config.queue_rows_max,
                 permit_key: self.0.next_permit_key.fetch_add(1, Ordering::Relaxed),
                 rows,
+                determinism,
                 stats: slot.stats.clone(),
                 metrics: self.0.metrics.model(&manifest.id, &manifest.version),
                 bucket_us: record.bucket_us.clone(),
+                prover: self.0.prover.clone(),
+                model_hash: Subject::model_hash(manifest),
+                device: self.0.device.clone(),
             },
             opener,
             &self.0.permits,
@@ -644,9 +731,12 @@ impl Node {
         );
         let took = clock::now().saturating_duration_since(began);
         tracing::info!(model = %manifest.id, version = %manifest.version, threads = record.threads, "ready after {took:?}");
-        if probing {
+        if probing || testing {
             let (node, model) = (self.clone(), model.clone());
-            tokio::spawn(async move { probe(&model, probe_on, record, &node.0.permits, &node.0.profiles).await });
+            tokio::spawn(async move {
+                let (permits, profiles) = (&node.0.permits, &node.0.profiles);
+                Probing { model: &model, host, handle, engine, permits, profiles }.run(probing, record).await;
+            });
         }
         Ok(model)
     }
@@ -692,6 +782,10 @@ impl Node {
                 Some(model) => model.batching_view(),
                 None => batching_view(&self.0.config.model(&m.id).batching, &not_loaded),
             },
+            proofs: match &model {
+                Some(model) => model.proofs_view(),
+                None => ProofsView::not_loaded(self.0.config.model(&m.id).proofs),
+            },
             threads: model.as_ref().map(|m| m.threads),
             hosts: model.map(|m| m.host_views()).unwrap_or_default(),
         })
@@ -717,6 +811,64 @@ impl<'a> Unanswered<'a> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
+    }
+}
+
+/// How a node is known to verifiers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// The platform of its evidence, e.g. `SOFTWARE`.
+    pub platform: &'static str,
+    /// Lower-case hex; for `SOFTWARE` the SHA-256 of the file that holds Grey's code.
+    pub measurement: String,
+    /// The key that signs `SOFTWARE` evidence, lower-case hex.
+    pub node_key: String,
+}
+
+fn prover(
+    config: &ServingConfig,
+    data: &std::path::Path,
+    metrics: &Metrics,
+) -> std::result::Result<(Prover, Identity), AttestError> {
+    let random: Arc<dyn Random> = Arc::new(OsRandom);
+    let attester = SoftwareAttester::new(NodeKey::open(data, &*random)?, code_sha256()?);
+    let identity = Identity {
+        platform: attester.platform().name(),
+        measurement: attester.measurement().bytes().iter().map(|b| format!("{b:02x}")).collect(),
+        node_key: attester.node_key().iter().map(|b| format!("{b:02x}")).collect(),
+    };
+    let tag_key = match config.tenant_tag_key {
+        Some(key) => TenantTagKey::from_bytes(key),
+        None => TenantTagKey::open(data, &*random)?,
+    };
+    let now = unix_seconds();
+    let sessions = Sessions::open(data, Arc::new(attester), random.clone(), Settings::default(), now)?;
+    // Made before anybody waits for it; also says now what would fail then.
+    sessions.current(now)?;
+    let prover = Prover::new(sessions, config.issuer.clone(), tag_key, random, metrics.proofs());
+    Ok((prover, identity))
+}
+
+fn attest_error(e: &AttestError) -> Error {
+    Error::new(e.kind(), e.to_string())
+}
+
+/// How often sessions and their evidence are looked after; evidence may be ten minutes old.
+const SESSIONS_EVERY: Duration = Duration::from_secs(60);
+
+/// Renews sessions for as long as the node lives.
+async fn maintain_sessions(prover: Weak<Prover>) {
+    let mut ticks = tokio::time::interval(SESSIONS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(prover) = prover.upgrade() else { return };
+        let maintained = tokio::task::spawn_blocking(move || prover.sessions().maintain(unix_seconds())).await;
+        match maintained {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::error!("sessions: {e}"),
+            Err(e) => tracing::error!("sessions were not looked after: {e}"),
+        }
     }
 }
 

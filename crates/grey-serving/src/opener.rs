@@ -1,9 +1,11 @@
 //! Opening a version in a host: verified bytes in, a running host with its signature out.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use grey_core::{Dim, Error, ErrorKind, ModelId, ModelRef, Result, Signature, Version, VersionChoice};
-use grey_engine::{Artifact, BatchInput, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile};
+use grey_engine::{
+    Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
+};
 use grey_registry::{Catalog, ModelFile};
 
 use crate::{
@@ -26,6 +28,10 @@ pub(crate) struct Opened {
     pub(crate) host: Host,
     pub(crate) handle: ModelHandle,
     pub(crate) signature: Signature,
+    /// What its operators say about repeating its bytes.
+    pub(crate) determinism: Determinism,
+    /// The runtime.
+    pub(crate) info: Arc<EngineInfo>,
     /// Runtime and version, e.g. `onnxruntime 1.32.0`.
     pub(crate) runtime: String,
     pub(crate) library_sha256: String,
@@ -44,26 +50,34 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    /// Opens `artifact` with `kind` on `threads` threads.
-    pub(crate) async fn open(&self, kind: EngineKind, artifact: Artifact, threads: u32) -> Result<Opened> {
+    /// Opens `artifact` with `kind` on `threads` threads; `proofs` sets the switches that proofs need.
+    pub(crate) async fn open(
+        &self,
+        kind: EngineKind,
+        artifact: Artifact,
+        threads: u32,
+        proofs: bool,
+    ) -> Result<Opened> {
         let folder = match &artifact {
             Artifact::File(_) => None,
             Artifact::Folder { path, .. } => Some(path.clone()),
         };
         let host = self.engines.launch(kind, folder).await?;
-        let loaded = match host.load(artifact, LoadOptions { threads }).await {
+        let loaded = match host.load(artifact, LoadOptions { threads, deterministic: proofs }).await {
             Ok(l) => l,
             Err(e) => {
                 host.unload().await;
                 return Err(load_error(&e));
             }
         };
-        let info = &host.hello().engine;
+        let info = Arc::new(host.hello().engine.clone());
         Ok(Opened {
             runtime: format!("{} {}", info.engine, info.version),
             library_sha256: info.library_sha256.clone(),
+            info,
             handle: loaded.handle,
             signature: loaded.signature,
+            determinism: loaded.determinism,
             memory_bytes: loaded.memory_bytes,
             threads,
             host,
@@ -71,11 +85,17 @@ impl Opener {
     }
 
     /// Opens a registered version anew, its bytes verified against the manifest.
-    pub(crate) async fn open_again(&self, id: &ModelId, version: &Version, threads: u32) -> Result<Opened> {
+    pub(crate) async fn open_again(
+        &self,
+        id: &ModelId,
+        version: &Version,
+        threads: u32,
+        proofs: bool,
+    ) -> Result<Opened> {
         let wanted = ModelRef { id: id.clone(), version: VersionChoice::Exact(version.clone()) };
         let manifest = self.catalog.resolve(&wanted).await?;
         let artifact = self.artifact(id, &manifest.upload, &manifest.files).await?;
-        self.open(Engines::by_name(&manifest.engine)?, artifact, threads).await
+        self.open(Engines::by_name(&manifest.engine)?, artifact, threads, proofs).await
     }
 
     /// The verified files of a version, in the form in which hosts get them.

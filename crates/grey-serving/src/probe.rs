@@ -6,16 +6,15 @@
 //! runs twice; then a row stays while all others change, by hostile values, and its bytes must not
 //! change; then the row alone must agree with the row in the batch.
 
-use grey_core::{DType, Dim, Payload, Signature, Tensor};
+use grey_core::{DType, Payload, Signature, Tensor};
 
-use crate::random::SplitMix64;
+use crate::{
+    madeup::{self, Filling, floats32, floats64},
+    random::SplitMix64,
+};
 
 /// Rows of the probe's batches.
 const ROWS: u64 = 4;
-/// Sizes tried for other dimensions that may vary.
-const FREE_DIM_SIZES: [u64; 4] = [16, 1, 64, 224];
-/// Largest tensor that is made up, in elements.
-const ELEMENTS_MAX: usize = 64 << 20;
 
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,16 +34,7 @@ pub enum Step {
     Verdict(Verdict),
 }
 
-/// How the other rows are filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Filling {
-    Random,
-    Thousandfold,
-    Zero,
-    Infinite,
-    NotANumber,
-}
-
+/// How the other rows are filled, one after the other.
 const FILLINGS: [Filling; 5] =
     [Filling::Random, Filling::Thousandfold, Filling::Zero, Filling::Infinite, Filling::NotANumber];
 
@@ -67,6 +57,7 @@ pub struct Probe {
     outputs: Vec<Tensor>,
     /// Fillings under which the model ran.
     fillings_run: usize,
+    repeated: Option<bool>,
     verdict: Option<Verdict>,
 }
 
@@ -82,6 +73,7 @@ impl Probe {
             base: Vec::new(),
             outputs: Vec::new(),
             fillings_run: 0,
+            repeated: None,
             verdict,
         }
     }
@@ -92,7 +84,7 @@ impl Probe {
             return Step::Verdict(v.clone());
         }
         let inputs = match self.stage {
-            Stage::First => match self.make_base() {
+            Stage::First => match madeup::tensors(&self.signature, ROWS, self.size, &mut self.random) {
                 Some(base) => {
                     self.base = base;
                     Some(self.base.clone())
@@ -117,8 +109,7 @@ impl Probe {
         match (self.stage, result) {
             (Stage::First, Err(why)) => {
                 self.size += 1;
-                let free = self.signature.inputs.iter().any(|s| s.shape.iter().skip(1).any(Dim::is_dynamic));
-                if !free || self.size == FREE_DIM_SIZES.len() {
+                if self.size >= madeup::sizes_to_try(&self.signature) {
                     self.end(Verdict::Dependent(format!(
                         "not proven: the model does not run on made-up input ({why})"
                     )));
@@ -141,6 +132,7 @@ impl Probe {
                 self.stage = Stage::Again;
             }
             (Stage::Again, Ok(outputs)) => {
+                self.repeated = Some(outputs == self.outputs);
                 if outputs != self.outputs {
                     return self.end(Verdict::Dependent(
                         "the same batch gave other bytes: the model draws random numbers".into(),
@@ -188,31 +180,13 @@ impl Probe {
         }
     }
 
-    fn end(&mut self, v: Verdict) {
-        self.verdict = Some(v);
+    /// Whether the same batch gave the same bytes again; `None` if it did not come to that.
+    pub fn repeated(&self) -> Option<bool> {
+        self.repeated
     }
 
-    fn make_base(&mut self) -> Option<Vec<Tensor>> {
-        let size = *FREE_DIM_SIZES.get(self.size)?;
-        let specs = self.signature.inputs.clone();
-        specs
-            .iter()
-            .map(|spec| {
-                let shape: Vec<u64> = spec
-                    .shape
-                    .iter()
-                    .enumerate()
-                    .map(|(axis, d)| match d {
-                        _ if axis == 0 => ROWS,
-                        Dim::Fixed(n) => *n,
-                        _ => size,
-                    })
-                    .collect();
-                let elements = grey_core::element_count(&shape).filter(|n| *n <= ELEMENTS_MAX)?;
-                let data = values(&mut self.random, spec.datatype, elements, Filling::Random);
-                Tensor::new(spec.name.clone(), spec.datatype, shape, data).ok()
-            })
-            .collect()
+    fn end(&mut self, v: Verdict) {
+        self.verdict = Some(v);
     }
 
     /// The base with every row but `kept` filled anew.
@@ -225,10 +199,8 @@ impl Probe {
                 for r in 0..ROWS {
                     if r == kept {
                         t.slice_rows(r, r + 1)?.data().chunks().iter().for_each(|c| data.push(c.clone()));
-                    } else if filling == Filling::Thousandfold && t.dtype().is_float() {
-                        data.push(scaled(&t.slice_rows(r, r + 1)?).into());
                     } else {
-                        data.push(values(&mut self.random, t.dtype(), t.row_elements(), filling).into());
+                        data.push(filling.row(&mut self.random, &t.slice_rows(r, r + 1)?));
                     }
                 }
                 Tensor::new(t.name(), t.dtype(), t.shape().to_vec(), data).ok()
@@ -241,69 +213,6 @@ impl Probe {
 
 fn row(t: &Tensor, r: u64) -> Option<Payload> {
     Some(t.slice_rows(r, r + 1)?.data().clone())
-}
-
-/// `n` elements. Integers are 0 or 1, since larger ids may be out of a table's range.
-fn values(random: &mut SplitMix64, dtype: DType, n: usize, filling: Filling) -> Vec<u8> {
-    let mut out = Vec::new();
-    for _ in 0..n {
-        let bits = random.next();
-        let float = match filling {
-            Filling::Random | Filling::Thousandfold => (bits >> 11) as f64 / (1u64 << 52) as f64 - 1.0,
-            Filling::Zero => 0.0,
-            Filling::Infinite if bits & 1 == 0 => f64::NEG_INFINITY,
-            Filling::Infinite => f64::INFINITY,
-            Filling::NotANumber => f64::NAN,
-        };
-        let int = match filling {
-            Filling::Zero => 0u8,
-            Filling::Infinite => 1,
-            _ => (bits >> 32) as u8 & 1,
-        };
-        match dtype {
-            DType::Fp16 => out.extend_from_slice(&half::f16::from_f64(float).to_le_bytes()),
-            DType::Bf16 => out.extend_from_slice(&half::bf16::from_f64(float).to_le_bytes()),
-            DType::Fp32 => out.extend_from_slice(&(float as f32).to_le_bytes()),
-            DType::Fp64 => out.extend_from_slice(&float.to_le_bytes()),
-            DType::Bytes => {
-                let text = match filling {
-                    Filling::Zero => String::new(),
-                    _ => format!("{:x}", bits >> 40),
-                };
-                out.extend_from_slice(&(text.len() as u32).to_le_bytes());
-                out.extend_from_slice(text.as_bytes());
-            }
-            fixed => {
-                out.push(int);
-                out.extend(std::iter::repeat_n(0, fixed.size().unwrap_or(1) - 1));
-            }
-        }
-    }
-    out
-}
-
-fn scaled(t: &Tensor) -> Vec<u8> {
-    let flat = t.data().to_contiguous();
-    let each = |size: usize| flat.chunks_exact(size);
-    match t.dtype() {
-        DType::Fp16 => each(2)
-            .flat_map(|b| half::f16::from_f64(half::f16::from_le_bytes([b[0], b[1]]).to_f64() * 1e3).to_le_bytes())
-            .collect(),
-        DType::Bf16 => each(2)
-            .flat_map(|b| half::bf16::from_f64(half::bf16::from_le_bytes([b[0], b[1]]).to_f64() * 1e3).to_le_bytes())
-            .collect(),
-        DType::Fp32 => floats32(&flat).flat_map(|f| (f * 1e3).to_le_bytes()).collect(),
-        DType::Fp64 => floats64(&flat).flat_map(|f| (f * 1e3).to_le_bytes()).collect(),
-        _ => flat.to_vec(),
-    }
-}
-
-fn floats32(data: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))
-}
-
-fn floats64(data: &[u8]) -> impl Iterator<Item = f64> + '_ {
-    data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b))
 }
 
 /// Equal within the dtype's tolerance: integers and strings exactly, 16-bit floats 1e-2, others
@@ -334,7 +243,7 @@ fn close(a: &Tensor, b: &Tensor) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use grey_core::TensorSpec;
+    use grey_core::{Dim, TensorSpec};
 
     use super::*;
 

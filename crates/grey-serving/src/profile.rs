@@ -11,8 +11,10 @@ use grey_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::selftest::SelfTestRecord;
+
 /// Format of the records that this build writes; newer ones are refused by name.
-const PROFILE_FORMAT: u32 = 1;
+const PROFILE_FORMAT: u32 = 2;
 /// Largest record read, in bytes; a real one has a few hundred.
 const PROFILE_BYTES_MAX: u64 = 64 << 10;
 
@@ -28,18 +30,44 @@ pub(crate) struct ProfileKey {
     pub(crate) threads: String,
     /// ISA class or device.
     pub(crate) device: String,
+    /// The option `proofs` of the load. Format 1 knew no such option and loaded as `on` does.
+    #[serde(default)]
+    pub(crate) proofs: ProofsOption,
+}
+
+/// The option `proofs` of a load, which sets the engine's switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProofsOption {
+    #[default]
+    On,
+    Off,
 }
 
 impl ProfileKey {
     fn file_name(&self) -> String {
-        let mut h = Sha256::new();
-        for part in [&self.model_hash, &self.library_sha256, &self.threads, &self.device] {
-            h.update((part.len() as u64).to_le_bytes());
-            h.update(part);
-        }
-        let hex: String = h.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        format!("{hex}.json")
+        let proofs = match self.proofs {
+            ProofsOption::On => "on",
+            ProofsOption::Off => "off",
+        };
+        name_of(&[&self.model_hash, &self.library_sha256, &self.threads, &self.device, proofs])
     }
+
+    /// The name of the record of format 1 with the same meaning.
+    fn file_name_1(&self) -> Option<String> {
+        let name = || name_of(&[&self.model_hash, &self.library_sha256, &self.threads, &self.device]);
+        (self.proofs == ProofsOption::On).then(name)
+    }
+}
+
+fn name_of(parts: &[&str]) -> String {
+    let mut h = Sha256::new();
+    for part in parts {
+        h.update((part.len() as u64).to_le_bytes());
+        h.update(part);
+    }
+    let hex: String = h.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    format!("{hex}.json")
 }
 
 /// Whether rows of different requests may share a run.
@@ -62,6 +90,9 @@ pub(crate) struct ProfileRecord {
     pub(crate) threads: u32,
     /// The probe's verdict; absent until the probe has ended.
     pub(crate) rows: Option<RowsVerdict>,
+    /// What the self-test found; absent until it has ended, and in format 1.
+    #[serde(default)]
+    pub(crate) determinism: Option<SelfTestRecord>,
     /// Slowest run per bucket, microseconds.
     pub(crate) bucket_us: BTreeMap<u32, u64>,
     /// Private memory of a host after warm-up, bytes; 0 if not measured.
@@ -70,7 +101,20 @@ pub(crate) struct ProfileRecord {
 
 impl ProfileRecord {
     pub(crate) fn new(key: ProfileKey, threads: u32) -> Self {
-        ProfileRecord { format: PROFILE_FORMAT, key, threads, rows: None, bucket_us: BTreeMap::new(), memory_bytes: 0 }
+        ProfileRecord {
+            format: PROFILE_FORMAT,
+            key,
+            threads,
+            rows: None,
+            determinism: None,
+            bucket_us: BTreeMap::new(),
+            memory_bytes: 0,
+        }
+    }
+
+    /// The self-test's result, if it tested these batch sizes.
+    pub(crate) fn self_test_of(&self, sizes: &[u32]) -> Option<&SelfTestRecord> {
+        self.determinism.as_ref().filter(|r| r.sizes == sizes)
     }
 }
 
@@ -87,10 +131,20 @@ impl Profiles {
         Ok(Profiles { dir })
     }
 
-    /// The record of `key`. `None` if there is none, or it is unreadable (said in the log): a
-    /// record is only ever a shortcut, measuring again is always right. A newer format is an error.
+    /// The record of `key`, also one that format 1 left under its own name. `None` if there is none,
+    /// or it is unreadable (said in the log): a record is only ever a shortcut, measuring again is
+    /// always right. A newer format is an error.
     pub(crate) fn read(&self, key: &ProfileKey) -> Result<Option<ProfileRecord>> {
-        let path = self.dir.join(key.file_name());
+        for name in [Some(key.file_name()), key.file_name_1()].into_iter().flatten() {
+            if let Some(record) = self.read_named(&name, key)? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_named(&self, name: &str, key: &ProfileKey) -> Result<Option<ProfileRecord>> {
+        let path = self.dir.join(name);
         let file = match std::fs::File::open(&path) {
             Ok(f) => f,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -115,7 +169,7 @@ impl Profiles {
             ));
         }
         match serde_json::from_slice::<ProfileRecord>(&text) {
-            Ok(r) if r.key == *key => Ok(Some(r)),
+            Ok(r) if r.key == *key => Ok(Some(ProfileRecord { format: PROFILE_FORMAT, ..r })),
             Ok(_) => {
                 tracing::warn!(path = %path.display(), "profile record is for another key; measuring again");
                 Ok(None)
@@ -152,6 +206,7 @@ pub(crate) fn io_error(what: &str, path: &Path, e: &std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selftest::Found;
 
     fn key(threads: &str) -> ProfileKey {
         ProfileKey {
@@ -159,6 +214,7 @@ mod tests {
             library_sha256: "bb".into(),
             threads: threads.into(),
             device: "amd/x86-64-v4".into(),
+            proofs: ProofsOption::On,
         }
     }
 
@@ -173,6 +229,21 @@ mod tests {
         p.write(&r).unwrap();
         assert_eq!(p.read(&key("auto")).unwrap(), Some(r));
         assert_eq!(p.read(&key("2")).unwrap(), None);
+        assert_eq!(p.read(&ProfileKey { proofs: ProofsOption::Off, ..key("auto") }).unwrap(), None);
+    }
+
+    #[test]
+    fn a_self_test_counts_for_the_sizes_it_tested() {
+        let mut r = ProfileRecord::new(key("auto"), 2);
+        assert_eq!(r.self_test_of(&[]), None);
+        r.determinism = Some(SelfTestRecord {
+            found: Found::Everywhere,
+            reason: "seen".into(),
+            zero_rows_refused: false,
+            sizes: vec![1, 2],
+        });
+        assert!(r.self_test_of(&[1, 2]).is_some());
+        assert_eq!(r.self_test_of(&[1, 2, 4]), None);
     }
 
     #[test]
@@ -184,17 +255,38 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() / 2]).unwrap();
         assert_eq!(p.read(&key("1")).unwrap(), None);
-        std::fs::write(&path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+        std::fs::write(&path, text.replace("\"format\": 2", "\"format\": 3")).unwrap();
         let e = p.read(&key("1")).unwrap_err();
-        assert!(e.message().contains("has format 2, this Grey reads up to 1"), "{e}");
+        assert!(e.message().contains("has format 3, this Grey reads up to 2"), "{e}");
     }
 
-    /// A record as format 1 wrote it stays readable.
+    /// A record as format 1 wrote it, under the name that it gave it, stands for `proofs: on` and goes
+    /// on as format 2.
     #[test]
     fn format_1_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let p = Profiles::open(dir.path()).unwrap();
+        let old = dir.path().join("profiles/4383b7578e8ab0b68bc3ee19cdf91031655539a67d4f792f3f3163e6b63bbd10.json");
         let text = include_str!("../tests/fixtures/profile-format-1.json");
+        std::fs::write(&old, text).unwrap();
+        let r = p.read(&key("auto")).unwrap().unwrap();
+        assert_eq!((r.format, r.threads, r.bucket_us[&8]), (2, 2, 120));
+        assert!(r.rows.as_ref().unwrap().independent);
+        assert_eq!(r.determinism, None, "the self-test is still to run");
+        assert_eq!(p.read(&ProfileKey { proofs: ProofsOption::Off, ..key("auto") }).unwrap(), None);
+        p.write(&r).unwrap();
+        std::fs::remove_file(old).unwrap();
+        assert_eq!(p.read(&key("auto")).unwrap(), Some(r));
+    }
+
+    /// A record as format 2 wrote it stays readable.
+    #[test]
+    fn format_2_is_read() {
+        let text = include_str!("../tests/fixtures/profile-format-2.json");
         let r: ProfileRecord = serde_json::from_str(text).unwrap();
-        assert_eq!((r.format, r.threads, r.bucket_us[&8]), (1, 2, 120));
-        assert!(r.rows.unwrap().independent);
+        assert_eq!((r.format, &r.key), (2, &key("auto")));
+        let found = r.determinism.as_ref().unwrap();
+        assert_eq!((found.found, &found.sizes[..]), (Found::Everywhere, &[1, 2, 4][..]));
+        assert_eq!(serde_json::to_string_pretty(&r).unwrap(), text.trim_end());
     }
 }

@@ -3,13 +3,14 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use grey_core::{Error, ErrorKind, Result, Signature, Tenant, Tensor};
-use grey_engine::{BatchInput, RunOutputs};
+use grey_core::{AnswerProof, Error, ErrorKind, Result, Signature, Tenant, Tensor};
+use grey_engine::{BatchInput, EngineInfo, RunOutputs};
 use tokio::sync::oneshot;
 
 use crate::{
     assemble::{RunRows, assemble},
-    batcher::{Batch, Batcher, BatcherConfig, Cancelled, Finished, Readiness, Rejected, RunResult, Submit},
+    batcher::{Batch, Batcher, BatcherConfig, Cancelled, Finished, Readiness, Rejected, RunResult, Segment, Submit},
+    proving::Order,
     stats::RunTimes,
 };
 
@@ -21,6 +22,19 @@ const RETRY_AFTER_FULL: std::time::Duration = std::time::Duration::from_secs(1);
 struct RunKey {
     shapes: Vec<Vec<u64>>,
     wanted: Vec<usize>,
+    /// The request that shares with nobody.
+    only: Option<u64>,
+}
+
+/// Who may stand in a run beside a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Company {
+    /// Whoever has the same key.
+    Any,
+    /// Nobody; it is cut into full batches and padded as others are.
+    Nobody,
+    /// Nobody, and it runs in one piece, unpadded.
+    NobodyWhole,
 }
 
 /// Numbers for values in use: equal values get equal numbers as long as one of them is in use, so
@@ -74,8 +88,28 @@ struct Pending {
     reply: oneshot::Sender<Result<Answer>>,
     accepted: Instant,
     started: Option<Instant>,
-    /// Outputs of the runs that held parts of it.
-    runs: Vec<(u64, Arc<RunRows>, RunTimes)>,
+    /// The runs that held parts of it.
+    runs: Vec<Ran>,
+    proof: Option<Order>,
+}
+
+/// A run that went well, as the requests in it see it.
+#[derive(Clone)]
+struct Ran {
+    run: u64,
+    rows: Arc<RunRows>,
+    times: RunTimes,
+    engine: Arc<EngineInfo>,
+}
+
+/// An answer that waits for its proof.
+pub(crate) struct Unproven {
+    pub(crate) reply: oneshot::Sender<Result<Answer>>,
+    pub(crate) answer: Answer,
+    pub(crate) order: Order,
+    pub(crate) segments: Vec<Segment>,
+    /// The runtimes of its runs, one per run.
+    pub(crate) engines: Vec<Arc<EngineInfo>>,
 }
 
 /// What a run gave to one request.
@@ -84,6 +118,7 @@ pub(crate) struct Answer {
     pub(crate) queue_time: std::time::Duration,
     /// Of the last run, if the request was split.
     pub(crate) times: RunTimes,
+    pub(crate) proof: Option<AnswerProof>,
 }
 
 /// A request as the queue takes it.
@@ -92,6 +127,8 @@ pub(crate) struct Admission {
     pub(crate) returned: Vec<usize>,
     pub(crate) tenant: Tenant,
     pub(crate) deadline: Option<Instant>,
+    pub(crate) company: Company,
+    pub(crate) proof: Option<Order>,
 }
 
 /// A batch that is to run now.
@@ -141,23 +178,34 @@ impl Queue {
         if let Some(e) = &self.closed {
             return Err(e.clone());
         }
-        let rows = if self.rowwise { rows_of(&admission.inputs)? } else { 1 };
+        let rows = self.rows_of(&admission.inputs)?;
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        let key = self.key_of(&admission);
+        let key = self.key_of(&admission, ticket);
         let tenant_id = self.tenants.intern(&admission.tenant);
-        let submit = Submit { ticket, key, rows, tenant: tenant_id, deadline: admission.deadline };
+        let whole = admission.company == Company::NobodyWhole;
+        let submit = Submit { ticket, key, rows, tenant: tenant_id, deadline: admission.deadline, whole };
         if let Err(rejected) = self.batcher.submit(now, submit) {
             self.keys.release(key);
             self.tenants.release(tenant_id);
             return Err(refusal(rejected));
         }
-        let Admission { inputs, returned, .. } = admission;
+        let Admission { inputs, returned, proof, .. } = admission;
         self.pending.insert(
             ticket,
-            Pending { inputs, key, tenant_id, returned, reply, accepted: now, started: None, runs: Vec::new() },
+            Pending { inputs, key, tenant_id, returned, reply, accepted: now, started: None, runs: Vec::new(), proof },
         );
         Ok((ticket, rows))
+    }
+
+    /// How requests are put together.
+    pub(crate) fn config(&self) -> &BatcherConfig {
+        self.batcher.config()
+    }
+
+    /// Rows that these inputs count as.
+    pub(crate) fn rows_of(&self, inputs: &[Tensor]) -> Result<u32> {
+        if self.rowwise { rows_of(inputs) } else { Ok(1) }
     }
 
     /// Whether a batch is due.
@@ -203,47 +251,59 @@ impl Queue {
         Some(Work { batch, inputs, wanted, batched: self.enabled })
     }
 
-    /// A run ended: answers every request that is complete.
+    /// A run ended: answers every request that is complete, and returns those whose answers are to
+    /// be proven before.
     pub(crate) fn finish(
         &mut self,
         now: Instant,
         work: &Work,
         result: std::result::Result<RunOutputs, Error>,
         signature: &Signature,
-    ) {
+        engine: &Arc<EngineInfo>,
+    ) -> Vec<Unproven> {
+        let run = work.batch.run;
         let result = result.and_then(|out| {
             let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
             let bucket = work.batched.then_some(work.batch.bucket);
-            RunRows::new(out.outputs, bucket, signature).map(|rows| (Arc::new(rows), times))
+            let rows = RunRows::new(out.outputs, bucket, signature)?;
+            Ok(Ran { run, rows: Arc::new(rows), times, engine: engine.clone() })
         });
-        let run = work.batch.run;
         let outcome = if result.is_ok() { RunResult::Ok } else { RunResult::Failed };
-        if let Ok((rows, times)) = &result {
+        if let Ok(ran) = &result {
             for part in &work.batch.parts {
                 if let Some(p) = self.pending.get_mut(&part.ticket) {
-                    p.runs.push((run, rows.clone(), *times));
+                    p.runs.push(ran.clone());
                 }
             }
         }
+        let mut unproven = Vec::new();
         for Finished { ticket, segments, ok } in self.batcher.complete(run, outcome) {
-            let Some(p) = self.pending.get(&ticket) else { continue };
+            let Some(p) = self.forget_returning(ticket) else { continue };
             let answer = match &result {
-                Ok((_, times)) if ok => {
-                    let pieces: Vec<_> = segments
-                        .iter()
-                        .filter_map(|s| p.runs.iter().find(|r| r.0 == s.run).map(|r| (&*r.1, s.position, s.rows)))
-                        .collect();
+                Ok(ran) if ok => {
+                    let piece =
+                        |s: &Segment| p.runs.iter().find(|r| r.run == s.run).map(|r| (&*r.rows, s.position, s.rows));
+                    let pieces: Vec<_> = segments.iter().filter_map(piece).collect();
                     assemble(&pieces, &p.returned, signature).map(|outputs| Answer {
                         outputs,
                         queue_time: p.started.unwrap_or(now).saturating_duration_since(p.accepted),
-                        times: *times,
+                        times: ran.times,
+                        proof: None,
                     })
                 }
                 Ok(_) => Err(Error::internal("an earlier part of the request failed")),
                 Err(e) => Err(e.clone()),
             };
-            self.end(ticket, answer);
+            match (answer, p.proof) {
+                (Ok(answer), Some(order)) => {
+                    let engines = p.runs.into_iter().map(|r| r.engine).collect();
+                    unproven.push(Unproven { reply: p.reply, answer, order, segments, engines });
+                }
+                // The receiver is gone when the caller went away in this moment; then nobody waits.
+                (answer, _) => drop(p.reply.send(answer)),
+            }
         }
+        unproven
     }
 
     /// The caller went away.
@@ -296,12 +356,13 @@ impl Queue {
         Some(p)
     }
 
-    fn key_of(&mut self, a: &Admission) -> u64 {
+    fn key_of(&mut self, a: &Admission, ticket: u64) -> u64 {
         let skip = usize::from(self.rowwise);
         let shapes = a.inputs.iter().map(|t| t.shape().get(skip..).unwrap_or_default().to_vec()).collect();
         let mut wanted = a.returned.clone();
         wanted.sort_unstable();
-        self.keys.intern(&RunKey { shapes, wanted })
+        let only = (a.company != Company::Any).then_some(ticket);
+        self.keys.intern(&RunKey { shapes, wanted, only })
     }
 }
 

@@ -57,6 +57,9 @@ struct Sim {
     answers: u64,
 }
 
+/// Keys of requests that run whole begin here.
+const WHOLE_KEYS: u64 = 1 << 32;
+
 impl Sim {
     fn new(seed: u64) -> Sim {
         let mut random = SplitMix64::new(seed);
@@ -130,10 +133,12 @@ impl Sim {
         };
         let rows = u32::try_from(rows).unwrap();
         let deadline = (self.below(4) == 0).then(|| self.now + MS * u32::try_from(self.random.next() % 40).unwrap());
-        let (ticket, key, tenant) = (self.next_ticket, self.below(3), self.below(4));
+        let (ticket, tenant, whole) = (self.next_ticket, self.below(4), self.below(10) == 0);
+        // A request that runs whole has a key of its own.
+        let key = if whole { WHOLE_KEYS + ticket } else { self.below(3) };
         self.next_ticket += 1;
         let waiting = self.batcher.queued_rows();
-        match self.batcher.submit(self.now, Submit { ticket, key, rows, tenant, deadline }) {
+        match self.batcher.submit(self.now, Submit { ticket, key, rows, tenant, deadline, whole }) {
             Ok(()) => {
                 let answer = vec![None; rows as usize];
                 self.clients.insert(ticket, Client { key, tenant, rows, deadline, answer });
@@ -174,13 +179,17 @@ impl Sim {
             rows.extend((part.first_row..part.first_row + part.rows).map(|r| Some(output(part.ticket, r))));
             position += part.rows;
         }
-        if config.enabled {
+        if batch.key >= WHOLE_KEYS {
+            assert_eq!((batch.parts.len(), batch.bucket), (1, position), "whole means alone and unpadded");
+            assert_eq!(position, self.clients[&batch.parts[0].ticket].rows, "and in one piece");
+        } else if config.enabled {
             assert!(position <= config.max_batch_size);
             assert!(config.bucket_sizes().contains(&batch.bucket), "{batch:?} under {config:?}");
+            assert_eq!(batch.bucket, config.bucket(position));
         } else {
             assert_eq!(batch.parts.len(), 1, "alone means alone");
+            assert_eq!(batch.bucket, config.bucket(position));
         }
-        assert_eq!(batch.bucket, config.bucket(position));
         assert_eq!(self.batcher.queued_rows() + position, rows_before);
         rows.resize(batch.bucket as usize, None);
         self.outputs.insert(batch.run, rows);
@@ -312,11 +321,11 @@ fn a_flood_delays_others_by_one_batch() {
         for round in 0..200 {
             for _ in 0..20 {
                 ticket += 1;
-                b.submit(now, Submit { ticket, key: 0, rows: 1, tenant: 0, deadline: None }).unwrap();
+                b.submit(now, Submit { ticket, key: 0, rows: 1, tenant: 0, deadline: None, whole: false }).unwrap();
             }
             ticket += 1;
             let quiet = ticket;
-            b.submit(now, Submit { ticket: quiet, key, rows: 1, tenant: 1, deadline: None }).unwrap();
+            b.submit(now, Submit { ticket: quiet, key, rows: 1, tenant: 1, deadline: None, whole: false }).unwrap();
             let batches: Vec<Batch> = (0..2).map(|_| b.take(now).unwrap()).collect();
             assert!(
                 batches.iter().any(|x| x.parts.iter().any(|p| p.ticket == quiet)),

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use grey_core::{ModelId, Version};
+use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
+
+use crate::encoding::{Base64, SaltSource, SoftwareKey, hex32, measurement, model_hash, nonce};
 
 /// Address of a node that was started without arguments.
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
@@ -38,6 +41,11 @@ pub(crate) enum Command {
     },
     /// Send one request (an Open Inference Protocol body) and print the answer
     Infer(InferArgs),
+    /// Verify, explain and replay proofs of inference
+    Proof {
+        #[command(subcommand)]
+        verb: ProofVerb,
+    },
     /// The runtimes that this node can use
     Engine {
         #[command(subcommand)]
@@ -81,6 +89,9 @@ pub(crate) struct ServeArgs {
     /// Let the protocol's `load` bring a model's files, which are then registered
     #[arg(long)]
     pub(crate) allow_upload: bool,
+    /// Replay proofs for whoever reaches the node [default: only if it listens on loopback]
+    #[arg(long)]
+    pub(crate) allow_replay: bool,
     /// The ONNX Runtime library to use
     #[arg(long, value_name = "PATH")]
     pub(crate) onnxruntime_lib: Option<PathBuf>,
@@ -142,7 +153,7 @@ pub(crate) struct ModelArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  echo '{\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1,2]}]}' | grey infer m --input -"
+    after_help = "Examples:\n  echo '{\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1,2]}]}' | grey infer m --input -\n  grey infer m --input x.json --output y.json --prove proof.json"
 )]
 pub(crate) struct InferArgs {
     /// The model's name
@@ -153,6 +164,106 @@ pub(crate) struct InferArgs {
     /// The version [default: the latest]
     #[arg(long)]
     pub(crate) version: Option<Version>,
+    /// Write the answer's JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Ask for a proof, and write it to this file: as JSON, or as the bare bundle if FILE ends in .proof
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prove: Option<PathBuf>,
+    /// Nonce for the proof and its evidence, 8 to 64 bytes [default: 32 random bytes]
+    #[arg(long, value_name = "BASE64", value_parser = nonce, requires = "prove")]
+    pub(crate) nonce: Option<Base64>,
+    /// File with a salt of 32 bytes, for inputs or outputs that could be guessed; keep it
+    #[arg(long, value_name = "FILE", requires = "prove")]
+    pub(crate) salt: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProofVerb {
+    /// Verify a proof, offline: needs no node and no network
+    #[command(
+        after_help = "Exit code 0 only for 'valid', 4 for any other verdict.\n\nExample:\n  grey proof verify proof.json --software-key HEX --input x.json --output y.json"
+    )]
+    Verify(Box<VerifyArgs>),
+    /// Explain what a proof states; this verifies nothing
+    #[command(after_help = "Example:\n  grey proof show proof.json")]
+    Show {
+        /// The proof: JSON or bundle
+        file: PathBuf,
+    },
+    /// Have a node run the request again and compare the bytes
+    #[command(
+        after_help = "Exit code 0 only for 'reproduced', 4 for other bytes.\n\nExample:\n  grey proof replay proof.json --input x.json --output y.json"
+    )]
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The proof: JSON or bundle
+    pub(crate) file: PathBuf,
+    /// The node's key for SOFTWARE proofs (repeatable), or `any`; says nothing of hardware
+    #[arg(long, value_name = "HEX|any", help_heading = "Whom to trust")]
+    pub(crate) software_key: Vec<SoftwareKey>,
+    /// What must run there, on any platform
+    #[arg(long, value_name = "HEX", value_parser = measurement, help_heading = "Whom to trust")]
+    pub(crate) expected_measurement: Option<ExpectedMeasurement>,
+    /// The SGX enclave that must run there
+    #[arg(long, value_name = "HEX", value_parser = hex32, help_heading = "Whom to trust")]
+    pub(crate) expected_mrenclave: Option<[u8; 32]>,
+    /// File with a policy (YAML); flags add to it
+    #[arg(long, value_name = "FILE", help_heading = "Whom to trust")]
+    pub(crate) policy: Option<PathBuf>,
+    /// Which times count [default: fresh]
+    #[arg(long, value_parser = mode, value_name = "fresh|archival", help_heading = "Times")]
+    pub(crate) mode: Option<Mode>,
+    /// Greatest age of the proof
+    #[arg(long, value_name = "SECONDS", help_heading = "Times")]
+    pub(crate) max_age: Option<u64>,
+    /// The time to verify at, in Unix seconds [default: the clock]
+    #[arg(long, value_name = "UNIX", help_heading = "Times")]
+    pub(crate) now: Option<u64>,
+    /// The request's body
+    #[arg(long, value_name = "FILE", help_heading = "What you know")]
+    pub(crate) input: Option<PathBuf>,
+    /// The answer's JSON
+    #[arg(long, value_name = "FILE", help_heading = "What you know")]
+    pub(crate) output: Option<PathBuf>,
+    /// The model's hash, with or without its scheme
+    #[arg(long, value_name = "HEX", value_parser = model_hash, help_heading = "What you know")]
+    pub(crate) model_hash: Option<KnownModelHash>,
+    /// The nonce of the request
+    #[arg(long, value_name = "BASE64", help_heading = "What you know")]
+    pub(crate) nonce: Option<Base64>,
+    /// The nonce for which the session's evidence was made
+    #[arg(long, value_name = "BASE64", help_heading = "What you know")]
+    pub(crate) session_nonce: Option<Base64>,
+    /// The salt of the request, or a file with it
+    #[arg(long, value_name = "BASE64|@FILE", help_heading = "What you know")]
+    pub(crate) salt: Option<SaltSource>,
+    /// File with known values (JSON); flags add to it
+    #[arg(long, value_name = "FILE", help_heading = "What you know")]
+    pub(crate) known: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The proof: JSON or bundle
+    pub(crate) file: PathBuf,
+    /// The request's body
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: PathBuf,
+    /// The answer's JSON, to say by how much the outputs differ
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// The salt of the request, or a file with it
+    #[arg(long, value_name = "BASE64|@FILE")]
+    pub(crate) salt: Option<SaltSource>,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    let all = [Mode::Fresh, Mode::Archival];
+    all.into_iter().find(|m| m.name() == text).ok_or_else(|| "expected fresh or archival".to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
 use grey_core::ModelId;
+use grey_server::oip::HEADER_LENGTH_HEADER;
 use serde_json::Value;
 use ureq::{Agent, Body, SendBody, http::Response};
 
@@ -14,6 +15,13 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(900);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
+
+/// An answer's body.
+struct Answer {
+    bytes: Vec<u8>,
+    /// Whether tensors follow the JSON.
+    is_binary: bool,
+}
 
 /// Talks to one node.
 #[derive(Clone)]
@@ -44,6 +52,11 @@ impl Client {
         self.answer(self.agent.get(self.at(path)).call())
     }
 
+    /// An answer that is no JSON, as it came.
+    pub(crate) fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        Ok(self.body(self.agent.get(self.at(path)).call())?.bytes)
+    }
+
     /// The list that an answer holds under `key`.
     pub(crate) fn list(&self, path: &str, key: &str) -> Result<Value, Failure> {
         let mut answer = self.get(path)?;
@@ -61,6 +74,16 @@ impl Client {
 
     pub(crate) fn post(&self, path: &str, body: &[u8]) -> Result<Value, Failure> {
         self.answer(self.agent.post(self.at(path)).content_type("application/json").send(body))
+    }
+
+    /// The JSON of an inference's answer as it came, with its numbers as the node wrote them.
+    pub(crate) fn infer(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
+        let answer = self.body(self.agent.post(self.at(path)).content_type("application/json").send(body))?;
+        if answer.is_binary {
+            return Err(Failure::refused("the request asks for binary outputs, which this command does not read")
+                .hint("leave binary_data and binary_data_output out of the request"));
+        }
+        Ok(answer.bytes)
     }
 
     /// Streams a file.
@@ -85,22 +108,30 @@ impl Client {
     }
 
     fn answer(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Value, Failure> {
+        let bytes = self.body(result)?.bytes;
+        if bytes.is_empty() { Ok(Value::Null) } else { self.json(&bytes) }
+    }
+
+    /// Reads an answer as JSON.
+    pub(crate) fn json(&self, bytes: &[u8]) -> Result<Value, Failure> {
+        serde_json::from_slice(bytes).map_err(|_| {
+            Failure::unexpected(format!("{} answered with something that is not JSON; is it a Grey node?", self.url))
+        })
+    }
+
+    /// The body of an answer that is a success; of any other, what it says.
+    fn body(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure> {
         let mut response = result.map_err(|e| self.unreachable(&e))?;
-        let status = response.status();
-        let mut text = String::new();
+        let (status, is_binary) = (response.status(), response.headers().contains_key(HEADER_LENGTH_HEADER));
+        let mut bytes = Vec::new();
         let mut reader = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).reader();
         reader
-            .read_to_string(&mut text)
+            .read_to_end(&mut bytes)
             .map_err(|e| Failure::unexpected(format!("the answer of {} broke off: {e}", self.url)))?;
-        let value: Option<Value> = if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(&text).ok() };
         if status.is_success() {
-            return value.ok_or_else(|| {
-                Failure::unexpected(format!(
-                    "{} answered with something that is not JSON; is it a Grey node?",
-                    self.url
-                ))
-            });
+            return Ok(Answer { bytes, is_binary });
         }
+        let value: Option<Value> = serde_json::from_slice(&bytes).ok();
         let message = value.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str).map(str::to_owned);
         let message = message.unwrap_or_else(|| format!("{} answered {status}", self.url));
         let mut failure = Failure::refused(message);

@@ -1,10 +1,16 @@
 //! The command line of Grey, as a library: the cargo binary and the Python package's `grey` command
 //! are both a few lines around [`main_from`]. Uses `grey-server` to serve and plain HTTP for
-//! everything else, so every verb works against any node.
+//! everything else, so every verb works against any node. Proofs are verified and explained without one.
 
 mod args;
 mod client;
+mod clock;
+mod encoding;
 mod failure;
+mod files;
+mod infer;
+mod proof;
+mod request;
 mod serve;
 mod table;
 mod verbs;
@@ -15,7 +21,7 @@ use clap::Parser as _;
 pub use grey_engine::HostCommand;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, ProofVerb},
     failure::Failure,
 };
 
@@ -27,6 +33,9 @@ pub const EXIT_REFUSED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code: no node answered, or something went wrong that is nobody's argument.
 pub const EXIT_UNEXPECTED: u8 = 3;
+/// Exit code: all went well, and the answer is no: a proof that is not `valid`, a run that was not
+/// reproduced.
+pub const EXIT_NO: u8 = 4;
 
 /// What the program around this library knows.
 #[derive(Clone, Debug)]
@@ -48,17 +57,21 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
         }
     };
     let json = cli.json;
+    let client = || client::Client::new(&cli.url);
+    let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
-        Command::Serve(serve) => serve::run(serve, json, context),
-        Command::Model { verb } => verbs::model(&client::Client::new(&cli.url), verb, json),
-        Command::Infer(infer) => verbs::infer(&client::Client::new(&cli.url), &infer),
-        Command::Engine { verb: args::EngineVerb::List } => verbs::engines(&client::Client::new(&cli.url), json),
+        Command::Serve(serve) => serve::run(serve, json, context).map(done),
+        Command::Model { verb } => verbs::model(&client(), verb, json).map(done),
+        Command::Infer(infer) => infer::run(&client(), &infer, json).map(done),
+        Command::Proof { verb } => match verb {
+            ProofVerb::Verify(verify) => proof::verify(&verify, json),
+            ProofVerb::Show { file } => proof::show(&file, json).map(done),
+            ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
+        },
+        Command::Engine { verb: args::EngineVerb::List } => verbs::engines(&client(), json).map(done),
     };
-    match outcome {
-        Ok(()) => EXIT_OK,
-        Err(f) => report(&f),
-    }
+    outcome.unwrap_or_else(|f| report(&f))
 }
 
 /// Becomes an engine host: the hidden verb `engine-host`, and `python -m grey.host`.
@@ -68,7 +81,11 @@ pub fn engine_host() -> u8 {
 
 fn report(f: &Failure) -> u8 {
     let hints: String = f.hints.iter().map(|h| format!("hint: {h}\n")).collect();
-    // Where standard error is closed, the exit code says it alone.
-    let _closed = write!(std::io::stderr(), "error: {}\n{hints}", f.message);
+    say(&format!("error: {}\n{hints}", f.message));
     f.exit
+}
+
+/// Writes to standard error. Where that is closed, the exit code says it alone.
+fn say(text: &str) {
+    let _closed = write!(std::io::stderr(), "{text}");
 }

@@ -1,6 +1,9 @@
 //! `grey serve`: puts a node together from flags and a file, and runs it until it is told to end.
 
-use std::{io::IsTerminal as _, path::PathBuf};
+use std::{
+    io::{IsTerminal as _, Read as _},
+    path::{Path, PathBuf},
+};
 
 use grey_engine::{Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
 use grey_registry::DataFolder;
@@ -46,6 +49,9 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
     }
     config.insecure |= args.insecure;
     config.allow_upload |= args.allow_upload;
+    if args.allow_replay {
+        config.allow_replay = Some(true);
+    }
     if args.onnxruntime_lib.is_some() {
         config.engines.onnxruntime.library = args.onnxruntime_lib.clone();
     }
@@ -58,6 +64,26 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
         Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
     })?;
     Ok((config, data))
+}
+
+/// Bytes of the key of the tenants' tags.
+const TENANT_TAG_KEY_BYTES: usize = 32;
+
+fn tenant_tag_key(path: &Path) -> Result<[u8; TENANT_TAG_KEY_BYTES], Failure> {
+    let at = |e: std::io::Error| Failure::refused(format!("cannot read {} (tenant_tag_key_file): {e}", path.display()));
+    // One byte more, to see that there is one.
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|f| f.take(TENANT_TAG_KEY_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(at)?;
+    bytes.try_into().map_err(|b: Vec<u8>| {
+        let found = if b.len() > TENANT_TAG_KEY_BYTES { "more".to_owned() } else { b.len().to_string() };
+        Failure::refused(format!(
+            "{} (tenant_tag_key_file): expected exactly {TENANT_TAG_KEY_BYTES} bytes, found {found}",
+            path.display()
+        ))
+        .hint(format!("make one with: head -c {TENANT_TAG_KEY_BYTES} /dev/urandom > FILE"))
+    })
 }
 
 /// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
@@ -101,7 +127,8 @@ async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostC
     if let Err(e) = grey_engine::contain::protect_memory() {
         tracing::warn!("other processes of this user can read the node's memory: {e}");
     }
-    let serving = config.to_serving().map_err(refused)?;
+    let mut serving = config.to_serving().map_err(refused)?;
+    serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
     let folder = DataFolder::open(&data).map_err(refused)?;
     let launcher = Launcher {
         command: context.host_command,

@@ -1,18 +1,15 @@
 //! What the verbs do and print.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use serde_json::Value;
 
 use crate::{
-    args::{InferArgs, ModelArgs, ModelVerb},
+    args::{ModelArgs, ModelVerb},
     client::Client,
     failure::Failure,
     table::table,
 };
-
-/// Largest request body that `infer` reads, in bytes: the node's own default.
-const BODY_BYTES_MAX: u64 = 256 << 20;
 
 /// Writes to standard output; a reader that went away is no error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
@@ -25,11 +22,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-fn print_json(v: &Value) -> Result<(), Failure> {
+pub(crate) fn print_json(v: &Value) -> Result<(), Failure> {
     print(&format!("{v:#}\n"))
 }
 
-fn text(v: &Value, key: &str) -> String {
+pub(crate) fn text(v: &Value, key: &str) -> String {
     match v.get(key) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(s)) => s.clone(),
@@ -144,6 +141,25 @@ fn details(m: &Value) -> String {
         }
         out.push('\n');
     }
+    if let Some(p) = m.get("proofs") {
+        let on = p.get("on") == Some(&Value::Bool(true));
+        let (class, precision) = (text(p, "class"), text(p, "precision"));
+        let state = match (on, class.as_str()) {
+            (false, _) => "off".into(),
+            // What is loaded has a precision.
+            (true, "") if precision.is_empty() => "on".into(),
+            (true, "") => "refused".into(),
+            (true, class) => format!("on, {class}"),
+        };
+        out.push_str(&format!("proofs     {state}: {}", text(p, "reason")));
+        if !class.is_empty() {
+            out.push_str(&format!("; {precision}"));
+        }
+        if p.get("alone") == Some(&Value::Bool(true)) {
+            out.push_str("; a proven request runs alone");
+        }
+        out.push('\n');
+    }
     let threads = text(m, "threads");
     if !threads.is_empty() {
         out.push_str(&format!("threads    {threads}\n"));
@@ -163,23 +179,6 @@ fn details(m: &Value) -> String {
         out.push_str(&format!("metadata   {k} = {}\n", v.as_str().unwrap_or_default()));
     }
     out
-}
-
-/// `grey infer`
-pub(crate) fn infer(client: &Client, args: &InferArgs) -> Result<(), Failure> {
-    let mut body = Vec::new();
-    let read = if args.input.as_os_str() == "-" {
-        std::io::stdin().lock().take(BODY_BYTES_MAX + 1).read_to_end(&mut body)
-    } else {
-        std::fs::File::open(&args.input).and_then(|f| f.take(BODY_BYTES_MAX + 1).read_to_end(&mut body))
-    };
-    read.map_err(|e| Failure::refused(format!("cannot read {}: {e}", args.input.display())))?;
-    if body.len() as u64 > BODY_BYTES_MAX {
-        return Err(Failure::refused(format!("{} is larger than {BODY_BYTES_MAX} bytes", args.input.display())));
-    }
-    let version = args.version.as_ref().map_or_else(String::new, |v| format!("/versions/{v}"));
-    let answer = client.about(&args.model).post(&format!("/v2/models/{}{version}/infer", args.model), &body)?;
-    print_json(&answer)
 }
 
 /// `grey engine list`

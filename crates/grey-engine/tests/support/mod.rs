@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod onnx;
 pub mod test_engine;
 
 use std::{ffi::OsString, io::Write as _, path::Path, process::ExitCode, time::Duration};

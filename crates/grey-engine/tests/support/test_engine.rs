@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use grey_core::{DType, Dim, Signature, TensorSpec};
 use grey_engine::{
-    EngineInfo, EngineKind, LoadOptions,
+    Determinism, EngineInfo, EngineKind, LoadOptions, Repeats,
     engine::{ArtifactView, Engine, EngineError, InputView, Model, OutputSink},
     memory::Mapped,
 };
@@ -33,7 +33,7 @@ impl Engine for TestEngine {
         }
     }
 
-    fn load(&mut self, artifact: &ArtifactView<'_>, _: &LoadOptions) -> Result<Box<dyn Model>, EngineError> {
+    fn load(&mut self, artifact: &ArtifactView<'_>, options: &LoadOptions) -> Result<Box<dyn Model>, EngineError> {
         let ArtifactView::File { fd, len, name } = artifact else {
             return Err(EngineError::BadModel("a folder".into()));
         };
@@ -64,18 +64,34 @@ impl Engine for TestEngine {
         let spec =
             |name: &str| TensorSpec { name: name.into(), datatype, shape: vec![Dim::Symbol("N".into()), Dim::Any] };
         let outputs = if word == "pair" { vec![spec("y"), spec("z")] } else { vec![spec("y")] };
-        Ok(Box::new(Word { word, signature: Signature { inputs: vec![spec("x")], outputs } }))
+        let signature = Signature { inputs: vec![spec("x")], outputs };
+        Ok(Box::new(Word { word, signature, determinism: determinism(options) }))
+    }
+}
+
+/// What every model of this engine says.
+pub fn determinism(options: &LoadOptions) -> Determinism {
+    Determinism {
+        repeats: Repeats::Everywhere,
+        reason: "it only copies".into(),
+        precision: "fp32".into(),
+        switches: if options.deterministic { vec!["copies=1".into()] } else { Vec::new() },
     }
 }
 
 struct Word {
     word: String,
     signature: Signature,
+    determinism: Determinism,
 }
 
 impl Model for Word {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn determinism(&self) -> &Determinism {
+        &self.determinism
     }
 
     fn run(&mut self, inputs: &[InputView<'_>], outputs: &mut dyn OutputSink) -> Result<(), EngineError> {

@@ -142,6 +142,7 @@ pub(super) async fn node(State(app): State<Shared>) -> Response {
             "version": env!("CARGO_PKG_VERSION"),
             "ready": ready.is_ok(),
             "reason": ready.err().map(|e| e.message().to_owned()).unwrap_or_default(),
+            "proofs": app.node.identity(),
         }),
     )
 }

@@ -25,6 +25,8 @@ use crate::{
 const INLINE_BYTES_MAX: usize = 256 << 10;
 /// Header that names the tenant until authentication exists.
 const TENANT_HEADER: &str = "grey-tenant";
+/// Header that asks for a proof, as the parameter `grey_prove` does.
+const PROVE_HEADER: &str = "grey-prove";
 
 /// `POST …/infer`.
 pub(super) async fn infer(State(app): State<Shared>, target: Target, request: Request) -> Answer {
@@ -37,13 +39,13 @@ async fn answer(app: &Shared, target: Target, request: Request) -> Answer {
     let (parts, incoming) = request.into_parts();
     let header_length =
         parts.headers.get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes())).transpose()?;
-    let tenant = tenant(&parts.headers)?;
+    let (tenant, prove) = (tenant(&parts.headers)?, prove(&parts.headers)?);
     let (body, mut permit) = read_body(app, &parts.headers, incoming).await?;
     let signature = if header_length == Some(0) { Some(app.node.signature(&model).await?) } else { None };
 
     let (decoded, mut permit) = sized(body.len(), move || {
-        let cx =
-            DecodeContext { model: &model, header_length, tenant: tenant.as_ref(), signature: signature.as_ref(), now };
+        let (tenant, signature) = (tenant.as_ref(), signature.as_ref());
+        let cx = DecodeContext { model: &model, header_length, tenant, signature, prove, now };
         oip::decode(cx, &body, &mut |bytes| permit.grow(bytes)).map(|d| (d, permit))
     })
     .await??;
@@ -96,6 +98,18 @@ fn tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
         .to_str()
         .map_err(|_| Error::invalid(format!("header Grey-Tenant: '{}' is no name", shown(&format!("{value:?}")))))?;
     Tenant::new(text).map(Some).map_err(|e| e.context("header Grey-Tenant"))
+}
+
+fn prove(headers: &HeaderMap) -> Result<Option<bool>> {
+    match headers.get(PROVE_HEADER).map(HeaderValue::as_bytes) {
+        None => Ok(None),
+        Some(b"1" | b"true") => Ok(Some(true)),
+        Some(b"0" | b"false") => Ok(Some(false)),
+        Some(other) => {
+            let found = shown(&String::from_utf8_lossy(other));
+            Err(Error::invalid(format!("header Grey-Prove is '{found}', expected 1 or 0")))
+        }
+    }
 }
 
 /// Runs `work` here if `size` is small, else on the blocking pool.

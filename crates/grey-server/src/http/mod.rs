@@ -8,6 +8,7 @@ mod guard;
 mod infer;
 mod linger;
 mod oip;
+mod proofs;
 mod target;
 mod upload;
 
@@ -37,6 +38,8 @@ pub(crate) struct App {
     pub guard: Guard,
     /// Whether `load` may bring files.
     pub allow_upload: bool,
+    /// Whether proofs are replayed.
+    pub allow_replay: bool,
     /// Largest body of a request, also after decompression.
     pub body_bytes_max: u64,
 }
@@ -65,6 +68,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/grey/v1/models", get(grey_api::list))
         .route("/grey/v1/engines", get(grey_api::engines))
         .route("/grey/v1/node", get(grey_api::node))
+        .route("/grey/v1/replay", post(proofs::replay))
         .route("/grey/v1/models/{model}", get(grey_api::show).post(grey_api::add).delete(grey_api::remove))
         .route(
             "/grey/v1/models/{model}/versions/{version}",
@@ -90,6 +94,7 @@ pub(crate) fn router(app: Shared) -> Router {
         .route("/v2/cudasharedmemory/{*rest}", any(oip::unsupported))
         .route("/v2/trace/setting", any(oip::unsupported))
         .route("/v2/logging", any(oip::unsupported))
+        .route("/grey/v1/sessions/{digest}", get(proofs::session))
         .route("/metrics", get(metrics))
         .merge(models)
         .merge(admin)

@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_core::{
-    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, RANK_MAX, Result,
-    SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
+    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, ProofRequest,
+    RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -27,6 +28,8 @@ pub const OUTPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
 const NAME_BYTES_MAX: usize = 4096;
 /// Longest `timeout` that means anything, a day in microseconds.
 const TIMEOUT_US_MAX: u64 = 86_400_000_000;
+/// Bytes of a client's nonce (proof format, claim 10).
+const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// How the client wants its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct DecodeContext<'a> {
     pub tenant: Option<&'a Tenant>,
     /// The model's signature; needed only for a raw request (header length 0).
     pub signature: Option<&'a Signature>,
+    /// Whether a header asks for a proof; a parameter may, too. `None` if there is none.
+    pub prove: Option<bool>,
     /// When the request arrived.
     pub now: Instant,
 }
@@ -167,7 +172,7 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
     let inputs = parsed.inputs.ok_or_else(|| Error::invalid("the body has no 'inputs', expected a list of tensors"))?;
     let outputs = parsed.outputs.map_or_else(Vec::new, |o| o.0);
     let given = parameters("the body", parsed.parameters, budget)?;
-    let control = request_parameters(given, cx.tenant, cx.now)?;
+    let control = request_parameters(given, &cx)?;
 
     let mut tensors: Vec<Tensor> = Vec::with_capacity(inputs.0.len());
     for (i, raw) in inputs.0.iter().enumerate() {
@@ -204,6 +209,7 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
         parameters: control.parameters,
         tenant: control.tenant,
         deadline: control.deadline,
+        proof: control.proof,
     };
     Ok(Decoded { request, answer })
 }
@@ -316,15 +322,19 @@ struct Control {
     binary: bool,
     tenant: Tenant,
     deadline: Option<Instant>,
+    proof: Option<ProofRequest>,
     parameters: Parameters,
 }
 
 /// Takes out what the front understands; the rest is for the model.
-fn request_parameters(given: BTreeMap<String, Scalar>, tenant: Option<&Tenant>, now: Instant) -> Result<Control> {
+fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -> Result<Control> {
+    let tenant = cx.tenant;
+    let (mut prove, mut asked) = (cx.prove, ProofRequest::default());
     let mut out = Control {
         binary: false,
         tenant: tenant.cloned().unwrap_or_default(),
         deadline: None,
+        proof: None,
         parameters: Parameters::new(),
     };
     for (key, value) in given {
@@ -336,7 +346,7 @@ fn request_parameters(given: BTreeMap<String, Scalar>, tenant: Option<&Tenant>, 
                     Error::invalid(format!("{} is {}, expected microseconds, 0 for none", named(), value.shown()))
                 })?;
                 if us > 0 {
-                    out.deadline = now.checked_add(Duration::from_micros(us.min(TIMEOUT_US_MAX)));
+                    out.deadline = cx.now.checked_add(Duration::from_micros(us.min(TIMEOUT_US_MAX)));
                 }
             }
             "sequence_id" | "sequence_start" | "sequence_end" => {
@@ -350,6 +360,30 @@ fn request_parameters(given: BTreeMap<String, Scalar>, tenant: Option<&Tenant>, 
                 if !none {
                     return Err(unsupported(format!("{}: the sequence extension", named())));
                 }
+            }
+            "grey_prove" => {
+                let wanted = flag(&named(), &value)?;
+                if cx.prove.is_some_and(|header| header != wanted) {
+                    return Err(Error::invalid(format!(
+                        "{} is {wanted}, but the header Grey-Prove says otherwise",
+                        named()
+                    )));
+                }
+                prove = Some(wanted);
+            }
+            "grey_nonce" => {
+                let nonce = from_base64(&named(), &value)?;
+                if !NONCE_BYTES.contains(&nonce.len()) {
+                    return Err(Error::invalid(format!("{} has {} bytes, expected 8 to 64", named(), nonce.len())));
+                }
+                asked.nonce = Some(nonce);
+            }
+            "grey_salt" => {
+                let salt = from_base64(&named(), &value)?;
+                asked.salt =
+                    Some(salt.try_into().map_err(|s: Vec<u8>| {
+                        Error::invalid(format!("{} has {} bytes, expected 32", named(), s.len()))
+                    })?);
             }
             "tenant" => {
                 let Scalar::Text(s) = &value else {
@@ -380,7 +414,20 @@ fn request_parameters(given: BTreeMap<String, Scalar>, tenant: Option<&Tenant>, 
             }
         }
     }
+    if prove == Some(true) {
+        out.proof = Some(asked);
+    } else if asked != ProofRequest::default() {
+        let which = if asked.nonce.is_some() { "grey_nonce" } else { "grey_salt" };
+        return Err(Error::invalid(format!("parameter '{which}' asks for nothing without 'grey_prove': true")));
+    }
     Ok(out)
+}
+
+fn from_base64(what: &str, value: &Scalar) -> Result<Vec<u8>> {
+    let Scalar::Text(text) = value else {
+        return Err(Error::invalid(format!("{what} is {}, expected base64", value.shown())));
+    };
+    STANDARD.decode(text).map_err(|e| Error::invalid(format!("{what} is not base64 (standard, padded): {e}")))
 }
 
 /// A request whose whole body is the only input's data.
@@ -412,6 +459,7 @@ fn raw(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) -> Result
         parameters: Parameters::new(),
         tenant: cx.tenant.cloned().unwrap_or_default(),
         deadline: None,
+        proof: (cx.prove == Some(true)).then(ProofRequest::default),
     };
     Ok(Decoded { request, answer: AnswerOptions { binary: true, outputs: BTreeMap::new() } })
 }

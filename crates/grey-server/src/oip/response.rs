@@ -1,5 +1,8 @@
 //! Encoding an answer: a JSON header and the binary tensors' own chunks behind it, not copied.
 
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use grey_core::{DType, ELEMENT_LENGTH_BYTES, Error, InferResponse, Parameter, Result, Tensor};
 use half::{bf16, f16};
@@ -39,9 +42,16 @@ pub fn encode(response: &InferResponse, options: &AnswerOptions) -> Result<Encod
     write(&mut json, response.model.as_str())?;
     json.extend_from_slice(b",\"model_version\":");
     write(&mut json, response.version.as_str())?;
-    if !response.parameters.is_empty() {
+    let proof = response.proof.as_ref().map_or_else(BTreeMap::new, |p| {
+        let session: String = p.session.iter().map(|b| format!("{b:02x}")).collect();
+        BTreeMap::from([
+            ("grey_proof".to_owned(), Parameter::Text(STANDARD.encode(&p.proof))),
+            ("grey_session".to_owned(), Parameter::Text(session)),
+        ])
+    });
+    if !response.parameters.is_empty() || !proof.is_empty() {
         json.extend_from_slice(b",\"parameters\":{");
-        for (i, (key, value)) in response.parameters.iter().enumerate() {
+        for (i, (key, value)) in response.parameters.iter().chain(&proof).enumerate() {
             comma(&mut json, i);
             write(&mut json, key)?;
             json.push(b':');

@@ -5,14 +5,22 @@
 //! into the segment by the runtime itself (no copy), all others are allocated by the runtime and
 //! copied once. C API: `onnxruntime_c_api.h`, API version 17 (ONNX Runtime ≥ 1.17).
 
+mod attention;
+mod graph;
+mod judge;
+mod operators;
+mod precision;
 mod value;
+mod values;
 
 use std::{
     ffi::{CStr, CString},
+    fs::File,
     path::Path,
     ptr,
 };
 
+use bytes::Bytes;
 use grey_core::{DType, Dim, Signature, TensorSpec};
 use ort::{
     AsPointer as _,
@@ -26,9 +34,15 @@ use ort::{
 };
 use sha2::{Digest as _, Sha256};
 
-use self::value::{CpuMemory, Value, status};
+use self::{
+    judge::{Setting, Verdict, judge},
+    value::{CpuMemory, Value, status},
+};
 use crate::{
-    engine::{ArtifactView, Engine, EngineError, EngineInfo, EngineKind, InputView, LoadOptions, Model, OutputSink},
+    engine::{
+        ArtifactView, Determinism, Engine, EngineError, EngineInfo, EngineKind, InputView, LoadOptions, Model,
+        OutputSink,
+    },
     memory::Mapped,
 };
 
@@ -73,12 +87,12 @@ impl OnnxRuntime {
         Ok(OnnxRuntime { environment, info })
     }
 
-    fn builder(&self, threads: u32) -> Result<SessionBuilder, ort::Error> {
+    fn builder(&self, options: &LoadOptions) -> Result<SessionBuilder, ort::Error> {
         let mut b = Session::builder(&self.environment)?
             .with_optimization_level(GraphOptimizationLevel::Level3)?
-            .with_intra_threads(threads as usize)?
+            .with_intra_threads(options.threads as usize)?
             .with_inter_threads(1)?
-            .with_deterministic_compute(true)?
+            .with_deterministic_compute(options.deterministic)?
             // Patterns and arenas keep the largest batch's memory for good; a host is to stay small.
             .with_memory_pattern(false)?;
         for (key, value) in [
@@ -91,6 +105,12 @@ impl OnnxRuntime {
         }
         Ok(b)
     }
+}
+
+/// The determinism switches that [`OnnxRuntime::builder`] sets, strictly ascending.
+fn switches(options: &LoadOptions) -> Vec<String> {
+    let all = ["session.set_denormal_as_zero=0", "use_deterministic_compute=1"];
+    if options.deterministic { all.map(str::to_owned).to_vec() } else { Vec::new() }
 }
 
 /// The version string of an ONNX Runtime library, or what the file is instead.
@@ -140,8 +160,8 @@ impl Engine for OnnxRuntime {
 
     fn load(&mut self, artifact: &ArtifactView<'_>, options: &LoadOptions) -> Result<Box<dyn Model>, EngineError> {
         let bad = |e: ort::Error| EngineError::BadModel(readable(e.message()));
-        let mut builder = self.builder(options.threads).map_err(bad)?;
-        let session = match artifact {
+        let mut builder = self.builder(options).map_err(bad)?;
+        let (session, file) = match artifact {
             ArtifactView::File { fd, len, name } => {
                 if *len == 0 {
                     return Err(EngineError::BadModel(format!("{name} is empty")));
@@ -149,11 +169,21 @@ impl Engine for OnnxRuntime {
                 let len = usize::try_from(*len).map_err(|_| EngineError::BadModel(format!("{name} is too large")))?;
                 let bytes = Mapped::read_only(*fd, len)
                     .map_err(|e| EngineError::BadModel(format!("{name} cannot be mapped: {e}")))?;
-                builder.commit_from_memory(bytes.as_slice()).map_err(bad)?
+                (builder.commit_from_memory(bytes.as_slice()).map_err(bad)?, Ok(bytes))
             }
-            ArtifactView::Folder { path, main } => builder.commit_from_file(path.join(main)).map_err(bad)?,
+            ArtifactView::Folder { path, main } => {
+                let main = path.join(main);
+                (builder.commit_from_file(&main).map_err(bad)?, File::open(main).and_then(|f| Mapped::in_folder(&f)))
+            }
         };
-        Ok(Box::new(OnnxModel::new(session)?))
+        let setting = Setting { version: &self.info.version, threads: options.threads };
+        // The runtime has opened the model, so it serves whatever is found out about its operators.
+        let Verdict { repeats, reason, precision } = match file {
+            Ok(file) => judge(Bytes::from_owner(file), setting),
+            Err(e) => judge::unknown(&format!("the model's file cannot be read again: {}", e.kind())),
+        };
+        let determinism = Determinism { repeats, reason, precision, switches: switches(options) };
+        Ok(Box::new(OnnxModel::new(session, determinism)?))
     }
 }
 
@@ -174,6 +204,7 @@ fn readable(message: &str) -> String {
 struct OnnxModel {
     session: Session,
     signature: Signature,
+    determinism: Determinism,
     memory: CpuMemory,
     inputs: Vec<CString>,
     outputs: Vec<CString>,
@@ -182,7 +213,7 @@ struct OnnxModel {
 }
 
 impl OnnxModel {
-    fn new(session: Session) -> Result<Self, EngineError> {
+    fn new(session: Session, determinism: Determinism) -> Result<Self, EngineError> {
         let specs = |what: &str, outlets: &[ort::value::Outlet]| -> Result<Vec<TensorSpec>, EngineError> {
             outlets.iter().map(|o| spec(what, o.name(), o.dtype())).collect()
         };
@@ -198,7 +229,7 @@ impl OnnxModel {
         let (inputs, outputs) = (names(&signature.inputs)?, names(&signature.outputs)?);
         let memory = CpuMemory::new().map_err(EngineError::Runtime)?;
         let unpredictable = vec![false; outputs.len()];
-        Ok(OnnxModel { session, signature, memory, inputs, outputs, unpredictable })
+        Ok(OnnxModel { session, signature, determinism, memory, inputs, outputs, unpredictable })
     }
 
     /// Runs once. With `bind`, outputs whose shape follows from the inputs are written in place.
@@ -358,6 +389,10 @@ fn looks_like_shape_mismatch(message: &str) -> bool {
 impl Model for OnnxModel {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn determinism(&self) -> &Determinism {
+        &self.determinism
     }
 
     fn run(&mut self, inputs: &[InputView<'_>], outputs: &mut dyn OutputSink) -> Result<(), EngineError> {

@@ -1,0 +1,317 @@
+//! `grey infer`: one request, its answer, and if asked for a proof of both.
+
+use std::path::Path;
+
+use grey_proof::{
+    Bundle, Check, CheckResult, Known, KnownRequest, Platform, Policy, Proof, SessionBundle, SoftwareEvidence,
+    SoftwareKeys, task_id_text,
+};
+use serde_json::Value;
+
+use crate::{
+    args::InferArgs,
+    client::Client,
+    encoding::{Base64, base64, hex, quoted, salt_file, shown},
+    failure::Failure,
+    files,
+    request::{Document, known},
+    verbs::{print, print_json, text},
+};
+
+/// Bytes of a nonce that is made here.
+const NONCE_BYTES: usize = 32;
+/// Most lines that an output gets on a terminal.
+const LINES_MAX: usize = 20;
+/// Most elements of one line.
+const ELEMENTS_MAX: usize = 16;
+
+/// Sends the request, writes what is to be kept, and prints the answer.
+pub(crate) fn run(client: &Client, args: &InferArgs, json: bool) -> Result<(), Failure> {
+    let client = client.about(&args.model);
+    let version = args.version.as_ref().map_or_else(String::new, |v| format!("/versions/{v}"));
+    let path = format!("/v2/models/{}{version}/infer", args.model);
+    let Some(file) = &args.prove else {
+        let answer = client.infer(&path, &files::read(&args.input)?)?;
+        let parsed = client.json(&answer)?;
+        if let Some(output) = &args.output {
+            files::write(output, &answer)?;
+        }
+        return if json { print_json(&parsed) } else { print(&readable(&parsed)) };
+    };
+    let request = Document::read(&args.input)?;
+    let asked = Asked::new(&request, args)?;
+    let answer = client.infer(&path, request.with_parameters(asked.parameters())?.as_bytes())?;
+    let parsed = client.json(&answer)?;
+    let answer = String::from_utf8(answer).map_err(|_| client.stranger("outputs"))?;
+    let (bytes, bundle) = fetch(&client, &parsed, &asked.nonce)?;
+    let proof =
+        examine(&bytes, &request, &Document::new(Path::new("the answer"), answer.clone()), args, &parsed, &asked)?;
+    if let Some(output) = &args.output {
+        files::write(output, answer.as_bytes())?;
+    }
+    files::write(file, &encoded(file, &bytes)?)?;
+    if json {
+        return print_json(&parsed);
+    }
+    print(&(readable(&parsed) + &told(&proof, &bundle, file, args, &asked)))
+}
+
+/// What is asked for beside the answer.
+struct Asked {
+    nonce: Vec<u8>,
+    salt: Option<[u8; 32]>,
+}
+
+impl Asked {
+    /// What flags and request say; they may not contradict each other.
+    fn new(request: &Document<'_>, args: &InferArgs) -> Result<Asked, Failure> {
+        if request.parameter("grey_prove")? == Some(Value::Bool(false)) {
+            return Err(Failure::usage(format!(
+                "--prove asks for a proof, but {} says grey_prove: false",
+                args.input.display()
+            )));
+        }
+        let nonce = agreed(request, "grey_nonce", "--nonce", args.nonce.as_ref().map(|n| n.0.clone()))?;
+        let nonce = match nonce {
+            Some(nonce) => nonce,
+            None => random()?.to_vec(),
+        };
+        let salt = args.salt.as_deref().map(salt_file).transpose()?;
+        let salt = agreed(request, "grey_salt", "--salt", salt.map(Vec::from))?;
+        let salt = salt.map(|s| {
+            let found = s.len();
+            s.try_into().map_err(|_| Failure::refused(format!("parameter 'grey_salt' has {found} bytes, expected 32")))
+        });
+        Ok(Asked { nonce, salt: salt.transpose()? })
+    }
+
+    fn parameters(&self) -> Vec<(&'static str, Value)> {
+        let mut parameters = vec![("grey_prove", Value::Bool(true)), ("grey_nonce", base64(&self.nonce).into())];
+        parameters.extend(self.salt.map(|salt| ("grey_salt", base64(&salt).into())));
+        parameters
+    }
+}
+
+fn agreed(
+    request: &Document<'_>,
+    parameter: &str,
+    flag: &str,
+    given: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, Failure> {
+    let own = match request.parameter(parameter)? {
+        None => return Ok(given),
+        Some(Value::String(text)) => text.parse::<Base64>(),
+        Some(other) => Err(format!("expected base64, found {}", shown(&other.to_string()))),
+    };
+    let Base64(own) = own.map_err(|e| Failure::refused(format!("parameter '{parameter}': {e}")))?;
+    if given.is_some_and(|given| given != own) {
+        return Err(Failure::usage(format!("{flag} and the request's parameter '{parameter}' differ")));
+    }
+    Ok(Some(own))
+}
+
+fn random() -> Result<[u8; NONCE_BYTES], Failure> {
+    let mut nonce = [0; NONCE_BYTES];
+    // So short a buffer is filled at once, or not at all (getrandom(2)).
+    match rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty()) {
+        Ok(NONCE_BYTES) => Ok(nonce),
+        Ok(n) => Err(Failure::unexpected(format!("cannot make a nonce: the system gave {n} random bytes"))),
+        Err(e) => Err(Failure::unexpected(format!("cannot make a nonce: {e}"))),
+    }
+}
+
+/// The answer's proof, with the session whose evidence is made anew over the same nonce.
+fn fetch(client: &Client, answer: &Value, nonce: &[u8]) -> Result<(Vec<u8>, SessionBundle), Failure> {
+    let member = |name: &str| {
+        let found = answer.pointer(&format!("/parameters/{name}")).and_then(Value::as_str);
+        found.ok_or_else(|| {
+            Failure::unexpected(format!("the node answered without '{name}', though a proof was asked for"))
+                .hint("is it a Grey node that makes proofs? see: grey model show MODEL")
+        })
+    };
+    let odd = |what: &str, e: String| Failure::unexpected(format!("the node's {what} cannot be read: {e}"));
+    let Base64(proof) = member("grey_proof")?.parse().map_err(|e| odd("proof", e))?;
+    let session = member("grey_session")?;
+    let path = format!("/grey/v1/sessions/{}?nonce={}", shown(session), base64url(nonce));
+    let session = client.get_bytes(&path)?;
+    let (session, _) = SessionBundle::parse(&session).map_err(|e| odd("session", e.to_string()))?;
+    let bytes = Bundle::new(proof, session.clone()).encode().map_err(|e| odd("proof", e.to_string()))?;
+    Ok((bytes, session))
+}
+
+/// As a query takes it: base64url without padding.
+fn base64url(bytes: &[u8]) -> String {
+    base64(bytes).trim_end_matches('=').replace('+', "-").replace('/', "_")
+}
+
+/// What must hold of a proof that is worth keeping, whoever made it.
+const EXAMINED: [Check; 7] = [
+    Check::WellFormed,
+    Check::Signature,
+    Check::Outcome,
+    Check::InputHash,
+    Check::OutputHash,
+    Check::Request,
+    Check::Nonce,
+];
+
+/// Whether the proof is one of this request and this answer. Whom to trust is the verifier's question.
+fn examine(
+    bundle: &[u8],
+    request: &Document<'_>,
+    answer: &Document<'_>,
+    args: &InferArgs,
+    parsed: &Value,
+    asked: &Asked,
+) -> Result<Proof, Failure> {
+    let odd = |e: grey_proof::FormatError| Failure::unexpected(format!("the node's proof cannot be read: {e}"));
+    let (_, proof, manifest) = Bundle::parse(bundle).map_err(odd)?;
+    let known = Known {
+        inputs: Some(known(&request.inputs()?)),
+        outputs: Some(known(&answer.outputs()?)),
+        salt: asked.salt.map(Vec::from),
+        nonce: Some(asked.nonce.clone()),
+        session_nonce: Some(asked.nonce.clone()),
+        request: Some(KnownRequest {
+            model_id: Some(args.model.to_string()),
+            model_version: parsed.get("model_version").and_then(Value::as_str).map(str::to_owned),
+            ..KnownRequest::default()
+        }),
+        ..Known::default()
+    };
+    // At the proof's own time: clocks of two machines may differ, and this file is kept for later.
+    let verdict = grey_proof::verify(bundle, &Policy::software(SoftwareKeys::Any), proof.claims().issued_at, &known);
+    // Evidence of hardware is not verified here: that takes a policy.
+    let of_session = [Check::KeyBinding, Check::Session];
+    let of_session = of_session.iter().filter(|_| manifest.measurement.platform() == Platform::Software);
+    let examined: Vec<Check> = EXAMINED.iter().chain(of_session).copied().collect();
+    match verdict.checks.iter().find(|c| examined.contains(&c.name) && c.result != CheckResult::Pass) {
+        None => Ok(proof),
+        Some(c) => Err(Failure::unexpected(format!(
+            "the node's proof is not one of this answer: {}: expected {}, found {}",
+            c.name, c.expected, c.found
+        ))
+        .hint("nothing was written; do not rely on the answer")),
+    }
+}
+
+/// The bytes of a proof's file: the bundle, or the JSON view.
+fn encoded(file: &Path, bundle: &[u8]) -> Result<Vec<u8>, Failure> {
+    if file.extension().is_some_and(|e| e == "proof") {
+        return Ok(bundle.to_vec());
+    }
+    let view = grey_proof::view(bundle).map_err(|e| Failure::unexpected(e.to_string()))?;
+    Ok(format!("{:#}\n", Value::Object(view)).into_bytes())
+}
+
+/// What was proven, and how to verify it.
+fn told(proof: &Proof, session: &SessionBundle, file: &Path, args: &InferArgs, asked: &Asked) -> String {
+    let claims = proof.claims();
+    let class = claims.exec.as_ref().map_or_else(String::new, |e| format!(", class {}", e.class.name()));
+    let trust = match SoftwareEvidence::parse(&session.evidence.evidence) {
+        Ok(e) if session.evidence.platform == Platform::Software => format!("--software-key {}", hex(&e.node_key)),
+        _ => format!("--expected-measurement {}", hex(claims.measurement.bytes())),
+    };
+    let path = |p: &Path| quoted(&p.display().to_string());
+    let mut command = format!("grey proof verify {} {trust} --input {}", path(file), path(&args.input));
+    if let Some(output) = &args.output {
+        command.push_str(&format!(" --output {}", path(output)));
+    }
+    let nonce = base64(&asked.nonce);
+    command.push_str(&format!(" --nonce {nonce} --session-nonce {nonce}"));
+    match (&args.salt, asked.salt) {
+        (Some(salt), _) => command.push_str(&format!(" --salt {}", quoted(&format!("@{}", salt.display())))),
+        (None, Some(salt)) => command.push_str(&format!(" --salt {}", base64(&salt))),
+        (None, None) => {}
+    }
+    let mut out = format!(
+        "\nproven: {} version {} answered these inputs with these outputs{class}; task {}\nnonce: {nonce}\nverify with: {command}\n",
+        shown(&claims.model_id),
+        shown(&claims.model_version),
+        task_id_text(&claims.task_id),
+    );
+    if args.output.is_none() {
+        out.push_str("the outputs can be verified only if they are kept: next time add --output FILE\n");
+    }
+    out
+}
+
+/// An answer for people.
+fn readable(answer: &Value) -> String {
+    let mut out = format!("{} version {}\n", shown(&text(answer, "model_name")), shown(&text(answer, "model_version")));
+    for output in answer.get("outputs").and_then(Value::as_array).into_iter().flatten() {
+        let shape: Vec<u64> =
+            output.get("shape").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_u64).collect();
+        out.push_str(&format!("{} {} {shape:?}\n", shown(&text(output, "name")), shown(&text(output, "datatype"))));
+        out.push_str(&elements(output.get("data").unwrap_or(&Value::Null), &shape));
+    }
+    for (name, value) in answer.get("parameters").and_then(Value::as_object).into_iter().flatten() {
+        if !name.starts_with("grey_") {
+            out.push_str(&format!("parameter {} = {}\n", shown(name), shown(&value.to_string())));
+        }
+    }
+    out
+}
+
+/// The elements, a line for each of the last dimension; what is too much is counted.
+fn elements(data: &Value, shape: &[u64]) -> String {
+    let mut flat = Vec::new();
+    flatten(data, &mut flat);
+    let row = shape.last().and_then(|n| usize::try_from(*n).ok()).unwrap_or(1).max(1);
+    let mut out = String::new();
+    for elements in flat.chunks(row).take(LINES_MAX) {
+        let shown: Vec<&str> = elements.iter().take(ELEMENTS_MAX).map(String::as_str).collect();
+        let more = elements.len().saturating_sub(ELEMENTS_MAX);
+        let more = if more > 0 { format!(", … {more} more") } else { String::new() };
+        out.push_str(&format!("  {}{more}\n", shown.join(", ")));
+    }
+    let more = flat.len().div_ceil(row).saturating_sub(LINES_MAX);
+    if more > 0 {
+        out.push_str(&format!("  … {more} more lines; all of it with --json or --output FILE\n"));
+    }
+    out
+}
+
+fn flatten(data: &Value, flat: &mut Vec<String>) {
+    match data {
+        Value::Array(items) => items.iter().for_each(|item| flatten(item, flat)),
+        Value::String(text) => flat.push(format!("\"{}\"", shown(text))),
+        Value::Null => {}
+        other => flat.push(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_readable() {
+        let answer = json!({
+            "model_name": "m", "model_version": "1", "parameters": {"grey_proof": "AA==", "k": 1},
+            "outputs": [
+                {"name": "y", "datatype": "FP32", "shape": [2, 2], "data": [1.0, 2.5, 3.0, -0.0]},
+                {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["a\u{1b}[31m"]},
+                {"name": "n", "datatype": "INT64", "shape": [], "data": [7]},
+                {"name": "e", "datatype": "INT64", "shape": [0, 3], "data": []},
+            ],
+        });
+        assert_eq!(
+            readable(&answer),
+            "m version 1\ny FP32 [2, 2]\n  1.0, 2.5\n  3.0, -0.0\ns BYTES [1]\n  \"a\\u{1b}[31m\"\n\
+             n INT64 []\n  7\ne INT64 [0, 3]\nparameter k = 1\n"
+        );
+        let long = elements(&json!((0..1000).collect::<Vec<_>>()), &[25, 40]);
+        assert_eq!(long.lines().count(), 21);
+        assert!(long.starts_with("  0, 1, ") && long.contains("15, … 24 more\n"), "{long}");
+        assert!(long.contains("… 5 more lines"), "{long}");
+    }
+
+    #[test]
+    fn nonces_fit_into_a_query() {
+        assert_eq!(base64url(&[0xfb, 0xff, 0xbf, 0xff]), "-_-__w");
+        assert_ne!(random().unwrap(), random().unwrap());
+    }
+}

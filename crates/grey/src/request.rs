@@ -1,0 +1,221 @@
+//! Inference requests and answers as text. Numbers stay as they were written: by way of a 64-bit float
+//! some would become others, and their hashes with them.
+
+use std::{fmt, path::Path};
+
+use grey_core::{ModelId, ModelRef, Payload, Tensor, VersionChoice};
+use grey_proof::KnownTensor;
+use grey_server::oip::{self, DecodeContext};
+use serde::{Deserialize, Deserializer, de::MapAccess, de::Visitor};
+use serde_json::{Value, value::RawValue};
+
+use crate::{clock, failure::Failure, files};
+
+/// An object's members as they stand, in their order.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Collect;
+        impl<'de> Visitor<'de> for Collect {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        d.deserialize_map(Collect)
+    }
+}
+
+impl Members<'_> {
+    /// The value of `name`; a member that stands twice could mean either.
+    fn one(&self, name: &str) -> Result<Option<&RawValue>, String> {
+        let mut found = self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| *v);
+        match (found.next(), found.next()) {
+            (_, Some(_)) => Err(format!("it has '{name}' twice")),
+            (first, None) => Ok(first),
+        }
+    }
+
+    /// These members, and `more` in the place of those of the same names.
+    fn with<'b>(&self, more: impl IntoIterator<Item = (&'b str, String)>) -> String {
+        let more: Vec<(&str, String)> = more.into_iter().collect();
+        let replaced = |name: &str| more.iter().any(|(n, _)| *n == name);
+        let kept = self.0.iter().filter(|(n, _)| !replaced(n)).map(|(n, v)| (n.as_str(), v.get()));
+        let members = kept.chain(more.iter().map(|(n, v)| (*n, v.as_str())));
+        let members: Vec<String> = members.map(|(n, v)| format!("{}:{v}", Value::from(n))).collect();
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+/// A file with a request, or with an answer.
+pub(crate) struct Document<'a> {
+    path: &'a Path,
+    text: String,
+}
+
+impl<'a> Document<'a> {
+    pub(crate) fn read(path: &'a Path) -> Result<Self, Failure> {
+        Ok(Document { path, text: files::read_text(path)? })
+    }
+
+    /// A text that stands for the content of `path`.
+    pub(crate) fn new(path: &'a Path, text: String) -> Self {
+        Document { path, text }
+    }
+
+    fn refused(&self, why: impl fmt::Display) -> Failure {
+        Failure::refused(format!("{}: {why}", self.path.display()))
+    }
+
+    fn members(&self) -> Result<Members<'_>, Failure> {
+        serde_json::from_str(&self.text).map_err(|e| self.refused(format_args!("expected an object in JSON: {e}")))
+    }
+
+    /// The text of the list of tensors under `name`.
+    fn list(&self, name: &str) -> Result<String, Failure> {
+        let members = self.members()?;
+        let found = members.one(name).map_err(|why| self.refused(why))?;
+        let found = found.ok_or_else(|| {
+            let hint = match name {
+                "inputs" => "a request looks like {\"inputs\":[{\"name\":…,\"datatype\":…,\"shape\":…,\"data\":…}]}",
+                _ => "an answer is what `grey infer --output FILE` writes",
+            };
+            self.refused(format_args!("it has no '{name}', expected a list of tensors")).hint(hint)
+        })?;
+        Ok(found.get().to_owned())
+    }
+
+    /// A request's own parameter, e.g. `grey_nonce`.
+    pub(crate) fn parameter(&self, name: &str) -> Result<Option<Value>, Failure> {
+        let members = self.members()?;
+        let Some(raw) = members.one("parameters").map_err(|why| self.refused(why))? else { return Ok(None) };
+        let parameters: Members<'_> =
+            serde_json::from_str(raw.get()).map_err(|e| self.refused(format_args!("'parameters': {e}")))?;
+        let found = parameters.one(name).map_err(|why| self.refused(format_args!("'parameters': {why}")))?;
+        found.map(|raw| serde_json::from_str(raw.get()).map_err(|e| self.refused(e))).transpose()
+    }
+
+    /// The request with these parameters beside, or instead of, its own.
+    pub(crate) fn with_parameters(&self, more: Vec<(&str, Value)>) -> Result<String, Failure> {
+        let members = self.members()?;
+        let own = members.one("parameters").map_err(|why| self.refused(why))?.map_or("{}", RawValue::get);
+        let own: Members<'_> =
+            serde_json::from_str(own).map_err(|e| self.refused(format_args!("'parameters': {e}")))?;
+        let parameters = own.with(more.into_iter().map(|(n, v)| (n, v.to_string())));
+        Ok(members.with([("parameters", parameters)]))
+    }
+
+    /// A request of this one's inputs, with these parameters and nothing else.
+    pub(crate) fn inputs_with(&self, parameters: Vec<(&str, Value)>) -> Result<String, Failure> {
+        let parameters = Members(Vec::new()).with(parameters.into_iter().map(|(n, v)| (n, v.to_string())));
+        Ok(format!("{{\"inputs\":{},\"parameters\":{parameters}}}", self.list("inputs")?))
+    }
+
+    /// A request's inputs, as a node decodes them.
+    pub(crate) fn inputs(&self) -> Result<Vec<Tensor>, Failure> {
+        self.decode("inputs", "input")
+    }
+
+    /// An answer's outputs. They are written as inputs are.
+    pub(crate) fn outputs(&self) -> Result<Vec<Tensor>, Failure> {
+        self.decode("outputs", "output")
+    }
+
+    fn decode(&self, list: &str, one: &str) -> Result<Vec<Tensor>, Failure> {
+        let body = Payload::from(format!("{{\"inputs\":{}}}", self.list(list)?).into_bytes());
+        // The decoder wants a name, and never looks at it.
+        let id = ModelId::new("file").map_err(|e| Failure::unexpected(e.message()))?;
+        let model = ModelRef { id, version: VersionChoice::Latest };
+        let cx = DecodeContext {
+            model: &model,
+            header_length: None,
+            tenant: None,
+            signature: None,
+            prove: None,
+            now: clock::now(),
+        };
+        let decoded = oip::decode(cx, &body, &mut |_| Ok(())).map_err(|e| {
+            let message = e.message();
+            // The decoder knows inputs only.
+            let said = match message.strip_prefix("input") {
+                Some(rest) if list != "inputs" => format!("{one}{rest}"),
+                _ => message.to_owned(),
+            };
+            let failure = self.refused(said);
+            let binary = message.contains("binary_data_size");
+            if binary { failure.hint("tensors must be in JSON here, with 'data'") } else { failure }
+        })?;
+        Ok(decoded.request.inputs)
+    }
+}
+
+/// Tensors as the verifier takes them, in an order that does not depend on the file's.
+pub(crate) fn known(tensors: &[Tensor]) -> Vec<KnownTensor> {
+    let one = |t: &Tensor| KnownTensor {
+        name: t.name().to_owned(),
+        datatype: t.dtype().name().to_owned(),
+        shape: t.shape().iter().map(|d| i128::from(*d)).collect(),
+        data: t.data().to_contiguous(),
+    };
+    let mut known: Vec<KnownTensor> = tensors.iter().map(one).collect();
+    known.sort_by(|a, b| a.name.cmp(&b.name));
+    known
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(text: &str) -> Document<'static> {
+        Document::new(Path::new("x.json"), text.to_owned())
+    }
+
+    #[test]
+    fn numbers_keep_their_digits() {
+        // By way of a 64-bit float this would be rounded twice.
+        let number = "1.00000017881393432617187499";
+        let d = document(&format!(
+            r#"{{"id":"a","inputs":[{{"name":"x","datatype":"FP32","shape":[1],"data":[{number}]}}],
+                "parameters":{{"k":1.0,"grey_prove":true}}}}"#
+        ));
+        let body = d.with_parameters(vec![("grey_nonce", "AA==".into())]).unwrap();
+        assert!(body.contains(number) && body.contains(r#""k":1.0,"grey_prove":true,"grey_nonce":"AA==""#), "{body}");
+        assert_eq!(d.inputs().unwrap()[0].data().to_contiguous()[..], 1.000_000_1_f32.to_le_bytes());
+        let replay = d.inputs_with(vec![("grey_proof", "AA==".into())]).unwrap();
+        assert!(replay.ends_with(r#""parameters":{"grey_proof":"AA=="}}"#) && !replay.contains("\"id\""), "{replay}");
+        assert_eq!(d.parameter("grey_prove").unwrap(), Some(Value::Bool(true)));
+        assert_eq!(d.parameter("grey_salt").unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_file_asks_of_a_node_does_not_matter_for_its_tensors() {
+        let asks = r#"{"grey_prove":false,"grey_nonce":"AA==","grey_salt":3,"sequence_id":7}"#;
+        let d = document(&format!(
+            r#"{{"inputs":[{{"name":"x","datatype":"BOOL","shape":[2],"data":[true,false]}}],"parameters":{asks}}}"#
+        ));
+        assert_eq!(d.inputs().unwrap()[0].data().to_contiguous()[..], [1, 0]);
+    }
+
+    #[test]
+    fn mistakes_name_file_and_tensor() {
+        let message = |text: &str| document(text).outputs().unwrap_err().message;
+        assert_eq!(message(r#"{"inputs":[]}"#), "x.json: it has no 'outputs', expected a list of tensors");
+        assert_eq!(message(r#"{"outputs":[],"outputs":[]}"#), "x.json: it has 'outputs' twice");
+        assert!(message("[]").starts_with("x.json: expected an object in JSON: "));
+        let y = r#"{"outputs":[{"name":"y","datatype":"INT8","shape":[1],"data":[300]}]}"#;
+        assert!(message(y).starts_with("x.json: output 'y': element 0 is 300"), "{}", message(y));
+        let y = r#"{"outputs":[{"name":"y","datatype":"INT8","shape":[1],"parameters":{"binary_data_size":1}}]}"#;
+        let f = document(y).outputs().unwrap_err();
+        assert!(f.message.starts_with("x.json: output 'y': binary_data_size is 1") && f.hints.len() == 1, "{f:?}");
+    }
+}

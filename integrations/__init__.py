@@ -1,0 +1,1 @@
+"""Import paths of the integrations; the code is in the package ``grey``."""

@@ -6,7 +6,7 @@
 //! licence is not on this project's list.) A head is accepted only if writing it again gives the
 //! bytes that came, which rules out every longer form at once.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ciborium_ll::{Decoder, Encoder, Header, simple, tag};
 
@@ -130,9 +130,9 @@ impl<'a> Reader<'a> {
             }
         }
         .map_err(refused)?;
-        let mut again = Writer::default();
-        again.head(header);
-        if again.out != came {
+        let mut again = HeadBytes::default();
+        push(&mut again, header);
+        if again.bytes() != came {
             return Err(refused("a head that is not the shortest"));
         }
         self.rest = rest;
@@ -313,9 +313,7 @@ impl Writer {
     }
 
     fn head(&mut self, header: Header) {
-        // Writing to a vector cannot fail, and no float is ever pushed.
-        let pushed = Encoder::from(VecWrite(&mut self.out)).push(header);
-        debug_assert!(pushed.is_ok());
+        push(VecWrite(&mut self.out), header);
     }
 
     pub(crate) fn int(&mut self, i: i64) {
@@ -366,27 +364,82 @@ impl Writer {
     pub(crate) fn map(&mut self, fill: impl FnOnce(&mut MapWriter)) {
         let mut map = MapWriter::default();
         fill(&mut map);
-        self.head(Header::Map(Some(map.entries.len())));
-        for (key, value) in map.entries {
-            self.out.extend_from_slice(&key);
-            self.out.extend_from_slice(&value);
+        let MapWriter { written, mut entries } = map;
+        let bytes = |range: &Range<usize>| written.out.get(range.clone()).unwrap_or_default();
+        entries.sort_by(|a, b| bytes(&a.key).cmp(bytes(&b.key)));
+        self.head(Header::Map(Some(entries.len())));
+        for entry in &entries {
+            self.out.extend_from_slice(bytes(&entry.key));
+            self.out.extend_from_slice(bytes(&entry.value));
         }
     }
 }
 
-/// The entries of a map, by the encoding of their keys.
+/// The entries of a map, written one behind the other in any order. A key that is written twice is
+/// refused by the reading that follows every writing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MapWriter {
-    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    written: Writer,
+    entries: Vec<Entry>,
+}
+
+/// Where an entry's parts were written.
+#[derive(Clone, Debug)]
+struct Entry {
+    key: Range<usize>,
+    value: Range<usize>,
 }
 
 impl MapWriter {
     pub(crate) fn int(&mut self, key: i64, write: impl FnOnce(&mut Writer)) {
-        self.entries.insert(Writer::encode(|w| w.int(key)), Writer::encode(write));
+        self.entry(|w| w.int(key), write);
     }
 
     pub(crate) fn text(&mut self, key: &str, write: impl FnOnce(&mut Writer)) {
-        self.entries.insert(Writer::encode(|w| w.text(key)), Writer::encode(write));
+        self.entry(|w| w.text(key), write);
+    }
+
+    fn entry(&mut self, key: impl FnOnce(&mut Writer), value: impl FnOnce(&mut Writer)) {
+        let begin = self.written.out.len();
+        key(&mut self.written);
+        let between = self.written.out.len();
+        value(&mut self.written);
+        self.entries.push(Entry { key: begin..between, value: between..self.written.out.len() });
+    }
+}
+
+/// Writes a head in its shortest form.
+fn push<W: ciborium_io::Write>(to: W, header: Header) {
+    // Neither a vector nor a buffer of the longest head can be too short, and no float is ever pushed.
+    let pushed = Encoder::from(to).push(header);
+    debug_assert!(pushed.is_ok());
+}
+
+/// A head, kept off the heap: every head that is read is written again.
+#[derive(Clone, Copy, Debug, Default)]
+struct HeadBytes {
+    bytes: [u8; HEAD_BYTES_MAX],
+    len: usize,
+}
+
+impl HeadBytes {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl ciborium_io::Write for &mut HeadBytes {
+    type Error = ();
+
+    fn write_all(&mut self, data: &[u8]) -> std::result::Result<(), ()> {
+        let end = self.len.saturating_add(data.len());
+        self.bytes.get_mut(self.len..end).ok_or(())?.copy_from_slice(data);
+        self.len = end;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> std::result::Result<(), ()> {
+        Ok(())
     }
 }
 

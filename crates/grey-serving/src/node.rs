@@ -258,7 +258,7 @@ impl Node {
         self.not_draining()?;
         let _unanswered = Unanswered::new(&self.0.unanswered);
         let inner = &self.0;
-        let tools = (&inner.catalog, &*inner.opener, &inner.permits);
+        let tools = (&inner.catalog, &*inner.opener, &inner.permits, &inner.budget);
         inner.replayer.replay(request, inner.config.inflight_bytes_max, &inner.device, tools).await
     }
 
@@ -538,6 +538,7 @@ impl Node {
         if !in_time {
             let left = *self.0.unanswered.borrow();
             tracing::warn!("{left} requests were not answered within {longest:?} and fail");
+            self.0.replayer.kill();
         }
         let why = unavailable("the node is shutting down".into());
         let closing = models.iter().map(|m| async {

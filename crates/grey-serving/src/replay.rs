@@ -2,18 +2,27 @@
 //! that hash in a host of its own, with the recorded threads, each segment in its bucket at its
 //! position, and the recorded filler in all other rows (proof format, § Determinism classes).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use grey_core::{Error, ErrorKind, Payload, Result, Tensor};
-use grey_engine::{BatchInput, RunError};
+use grey_engine::{BatchInput, Host, RunError};
 use grey_proof::{Claims, Class, Exec, Filler, ModelHash, Outcome, Segment, TensorScheme, hash_tensors};
 use grey_registry::{Catalog, Manifest};
+use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::{
     assemble::{RunRows, assemble},
+    budget::BytesBudget,
     opener::{Opened, Opener},
     permits::PermitPool,
     proving::Subject,
@@ -22,12 +31,20 @@ use crate::{
 /// A replay's host ends when nothing was replayed for this long: many proofs of one model are
 /// replayed one after the other, and starting a host costs more than a run.
 const HOST_IDLE_MAX: Duration = Duration::from_secs(10);
-/// Longest run of a replay.
+/// Longest time for a whole replay, from its turn on: opening the model, and all runs.
+const REPLAY_TIME_MAX: Duration = Duration::from_secs(120);
+/// Longest single run of a replay, after which its host is ended.
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most rows of filler in one run: more than any configured bucket has.
+/// Replays that may wait for their turn; each holds its request.
+const WAITING_MAX: usize = 16;
+/// When a caller who found too many waiting may come back.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Most rows of filler in all runs of a replay: more than the largest configured bucket has.
 const PADDING_ROWS_MAX: u64 = 1 << 17;
-/// Most threads that a proof may ask for.
-const THREADS_MAX: u64 = 4096;
+/// Most threads that a proof may ask for: as many as large machines have cores.
+const THREADS_MAX: u64 = 256;
+/// Tensors up to this many bytes are hashed where they are, more on the blocking pool.
+const INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// What is to be replayed.
 #[derive(Clone, Debug)]
@@ -94,19 +111,30 @@ struct Repeatable<'a> {
 /// Replays, one at a time, on a host that is kept for a while.
 pub(crate) struct Replayer {
     host: tokio::sync::Mutex<Option<Kept>>,
+    /// The host of the replay that runs now, to be ended without waiting for it.
+    running: Mutex<Option<Host>>,
+    turns: Semaphore,
+    /// Counts replays, so that a timer knows whether its own was the last.
+    replays: AtomicU64,
     permit_key: u64,
 }
 
 struct Kept {
     model_hash: ModelHash,
     opened: Opened,
-    /// Counts replays, so that a timer knows whether its own was the last.
-    uses: u64,
+    /// Number of the last replay that it ran.
+    last: u64,
 }
 
 impl Replayer {
     pub(crate) fn new(permit_key: u64) -> Arc<Replayer> {
-        Arc::new(Replayer { host: tokio::sync::Mutex::default(), permit_key })
+        Arc::new(Replayer {
+            host: tokio::sync::Mutex::default(),
+            running: Mutex::default(),
+            turns: Semaphore::new(WAITING_MAX),
+            replays: AtomicU64::new(0),
+            permit_key,
+        })
     }
 
     /// See [`crate::Node::replay`].
@@ -115,47 +143,38 @@ impl Replayer {
         request: &ReplayRequest,
         bytes_max: u64,
         device: &str,
-        (catalog, opener, permits): (&Catalog, &Opener, &PermitPool),
+        (catalog, opener, permits, budget): (&Catalog, &Opener, &PermitPool, &BytesBudget),
     ) -> Result<Replay> {
+        let _turn = self.turns.try_acquire().map_err(|_| {
+            Error::new(ErrorKind::Overloaded, format!("{WAITING_MAX} replays wait already"))
+                .with_retry_after(RETRY_AFTER)
+        })?;
         let proof = repeatable(&request.claims)?;
-        check_inputs(request)?;
+        check_inputs(request).await?;
         let manifest = find(catalog, &request.claims, &proof.model_hash).await?;
         manifest.signature.check_inputs(manifest.id.as_str(), &request.inputs)?;
         manifest.signature.check_outputs(manifest.id.as_str(), proof.output_names)?;
-        let runs = lay_out(&manifest, &request.inputs, proof.exec, bytes_max)?;
+        let layout = Layout::new(&manifest, &request.inputs, proof.exec)?;
+        let bytes = layout.largest_run(bytes_max)?;
 
         let mut place = self.host.lock().await;
-        let kept = match place.take() {
-            Some(k) if k.model_hash == proof.model_hash && k.opened.threads == proof.threads && k.opened.lives() => k,
-            other => {
-                if let Some(old) = other {
-                    old.opened.host.unload().await;
-                }
-                let opened = opener
-                    .open_again(&manifest.id, &manifest.version, proof.threads, !proof.exec.switches.is_empty())
-                    .await?;
-                Kept { model_hash: proof.model_hash, opened, uses: 0 }
-            }
-        };
+        let _held = budget.take(bytes)?;
+        let number = self.replays.fetch_add(1, Ordering::Relaxed);
+        let ran =
+            tokio::time::timeout(REPLAY_TIME_MAX, self.run(&mut place, &proof, &manifest, &layout, (opener, permits)));
+        let ran = ran.await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::DeadlineExceeded, format!("the replay took longer than {REPLAY_TIME_MAX:?}")))
+        });
+        *self.running.lock() = None;
+        let (mut kept, outputs) = ran?;
         let differences = differences(proof.exec, &kept.opened, device);
-        let outputs = {
-            let _permit = permits.acquire(self.permit_key, proof.threads).await;
-            run(&kept.opened, &manifest, runs, proof.output_names).await
-        };
-        let outputs = match outputs {
-            Ok(o) => o,
-            Err(e) => {
-                kept.opened.host.unload().await;
-                return Err(e);
-            }
-        };
-        let uses = kept.uses + 1;
-        *place = Some(Kept { uses, ..kept });
+        kept.last = number;
+        *place = Some(kept);
         drop(place);
         let this = self.clone();
-        tokio::spawn(async move { this.end_if_idle(uses).await });
+        tokio::spawn(async move { this.end_if_idle(number).await });
 
-        let replayed_output_hash = hash(&outputs, request.salt.as_ref())?;
+        let replayed_output_hash = hash_off(&outputs, request.salt).await?;
         let replayed = match (replayed_output_hash == proof.output_hash, differences.is_empty()) {
             (true, _) => Replayed::Reproduced,
             (false, true) => Replayed::Differs,
@@ -172,10 +191,53 @@ impl Replayer {
         })
     }
 
-    async fn end_if_idle(&self, uses: u64) {
+    /// Runs on the host in `place`, if it is one for this proof, else on a new one. The host is taken
+    /// out meanwhile: whatever goes wrong, or if the caller goes away, it ends.
+    async fn run(
+        &self,
+        place: &mut Option<Kept>,
+        proof: &Repeatable<'_>,
+        manifest: &Manifest,
+        layout: &Layout<'_>,
+        (opener, permits): (&Opener, &PermitPool),
+    ) -> Result<(Kept, Vec<Tensor>)> {
+        let kept = match place.take() {
+            Some(k) if k.model_hash == proof.model_hash && k.opened.threads == proof.threads && k.opened.lives() => k,
+            other => {
+                if let Some(old) = other {
+                    old.opened.host.unload().await;
+                }
+                let opened = opener
+                    .open_again(&manifest.id, &manifest.version, proof.threads, !proof.exec.switches.is_empty())
+                    .await?;
+                Kept { model_hash: proof.model_hash, opened, last: 0 }
+            }
+        };
+        *self.running.lock() = Some(kept.opened.host.clone());
+        let outputs = {
+            let _permit = permits.acquire(self.permit_key, proof.threads).await;
+            run(&kept.opened, manifest, layout, proof.output_names).await
+        };
+        match outputs {
+            Ok(outputs) => Ok((kept, outputs)),
+            Err(e) => {
+                kept.opened.host.unload().await;
+                Err(e)
+            }
+        }
+    }
+
+    /// Ends the host of the replay that runs now, which then fails.
+    pub(crate) fn kill(&self) {
+        if let Some(host) = &*self.running.lock() {
+            host.kill();
+        }
+    }
+
+    async fn end_if_idle(&self, number: u64) {
         tokio::time::sleep(HOST_IDLE_MAX).await;
         let mut place = self.host.lock().await;
-        if place.as_ref().is_some_and(|k| k.uses == uses) {
+        if place.as_ref().is_some_and(|k| k.last == number) {
             self.end(&mut place).await;
         }
     }
@@ -198,8 +260,15 @@ impl Opened {
     }
 }
 
-fn hash(tensors: &[Tensor], salt: Option<&[u8; 32]>) -> Result<[u8; 32]> {
-    hash_tensors(tensors, salt).map_err(|e| Error::invalid(e.to_string()))
+/// Hashes tensors, large ones on the blocking pool.
+async fn hash_off(tensors: &[Tensor], salt: Option<[u8; 32]>) -> Result<[u8; 32]> {
+    let bytes: usize = tensors.iter().map(|t| t.data().len()).sum();
+    let tensors = tensors.to_vec();
+    let work = move || hash_tensors(&tensors, salt.as_ref()).map_err(|e| Error::invalid(e.to_string()));
+    if bytes <= INLINE_BYTES_MAX {
+        return work();
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("hashing failed: {e}")))?
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -231,7 +300,7 @@ fn repeatable(claims: &Claims) -> Result<Repeatable<'_>> {
 }
 
 /// The inputs must be those of the proof, or the outputs would say nothing.
-fn check_inputs(request: &ReplayRequest) -> Result<()> {
+async fn check_inputs(request: &ReplayRequest) -> Result<()> {
     match (request.claims.tensor_scheme, &request.salt) {
         (TensorScheme::Salted, None) => {
             return Err(Error::invalid(
@@ -241,7 +310,7 @@ fn check_inputs(request: &ReplayRequest) -> Result<()> {
         (TensorScheme::Plain, Some(_)) => return Err(Error::invalid("a salt was given, but the proof has none")),
         (TensorScheme::Salted, Some(_)) | (TensorScheme::Plain, None) => {}
     }
-    let found = hash(&request.inputs, request.salt.as_ref())?;
+    let found = hash_off(&request.inputs, request.salt).await?;
     match request.claims.outcome.input_hash() {
         Some(expected) if *expected == found => Ok(()),
         expected => Err(Error::invalid(format!(
@@ -282,103 +351,111 @@ async fn find(catalog: &Catalog, claims: &Claims, wanted: &ModelHash) -> Result<
     })
 }
 
-/// One run of a replay.
-struct Run {
-    inputs: Vec<BatchInput>,
-    /// Where the request's rows stand; `None` where the model has no batch axis.
-    rows: Option<(u32, u32, u32)>,
+/// Where the rows of a request stand in its runs.
+struct Layout<'a> {
+    /// In the signature's order.
+    inputs: Vec<&'a Tensor>,
+    exec: &'a Exec,
+    /// Whether the first axis of all tensors counts rows.
+    rowwise: bool,
 }
 
-fn lay_out(manifest: &Manifest, inputs: &[Tensor], exec: &Exec, bytes_max: u64) -> Result<Vec<Run>> {
-    let ordered: Vec<&Tensor> =
-        manifest.signature.inputs.iter().filter_map(|spec| inputs.iter().find(|t| t.name() == spec.name)).collect();
-    if manifest.signature.batch_candidate().is_err() {
-        let whole = |(index, t): (usize, &&Tensor)| BatchInput {
-            index,
-            dtype: t.dtype(),
-            shape: t.shape().to_vec(),
-            parts: vec![t.data().clone()],
-        };
-        return Ok(vec![Run { inputs: ordered.iter().enumerate().map(whole).collect(), rows: None }]);
-    }
-    let rows = ordered.first().and_then(|t| t.rows()).unwrap_or(0);
-    let stated = exec.segments.iter().try_fold(0u64, |sum, s| sum.checked_add(s.rows));
-    if stated != Some(rows) || ordered.iter().any(|t| t.rows() != Some(rows)) {
-        return Err(Error::invalid(format!(
-            "the proof's segments have {} rows, the inputs {rows}",
-            stated.map_or_else(|| "too many".into(), |n| n.to_string())
-        )));
-    }
-    let mut first = 0;
-    let mut runs = Vec::with_capacity(exec.segments.len());
-    for s in &exec.segments {
-        let inputs = ordered.iter().enumerate();
-        let inputs = inputs.map(|(index, t)| place(index, t, first, s, exec.filler, bytes_max));
-        let small = |n: u64| u32::try_from(n).map_err(|_| too_large(s, bytes_max));
-        runs.push(Run {
-            inputs: inputs.collect::<Result<_>>()?,
-            rows: Some((small(s.bucket)?, small(s.position)?, small(s.rows)?)),
-        });
-        first += s.rows;
-    }
-    Ok(runs)
-}
-
-fn too_large(s: &Segment, bytes_max: u64) -> Error {
-    Error::new(
-        ErrorKind::TooLarge,
-        format!("a bucket of {} rows of these inputs takes more than {bytes_max} bytes (inflight_bytes_max)", s.bucket),
-    )
-}
-
-/// Rows `first..` of a tensor at their place in a bucket, with the filler before and after.
-fn place(index: usize, t: &Tensor, first: u64, s: &Segment, filler: Filler, bytes_max: u64) -> Result<BatchInput> {
-    let lost = || Error::internal("rows of a replay were lost");
-    let own = t.slice_rows(first, first + s.rows).ok_or_else(lost)?;
-    let fill = match filler {
-        Filler::OwnFirstRow => t.slice_rows(0, 1).ok_or_else(lost)?.data().to_contiguous(),
-        // Empty strings are zeros, too: a length each.
-        Filler::Zero => {
-            Bytes::from(vec![0; t.row_elements() * t.dtype().size().unwrap_or(grey_core::ELEMENT_LENGTH_BYTES)])
+impl<'a> Layout<'a> {
+    fn new(manifest: &Manifest, inputs: &'a [Tensor], exec: &'a Exec) -> Result<Layout<'a>> {
+        let specs = manifest.signature.inputs.iter();
+        let inputs: Vec<&Tensor> = specs.filter_map(|spec| inputs.iter().find(|t| t.name() == spec.name)).collect();
+        let rowwise = manifest.signature.batch_candidate().is_ok();
+        let rows = if rowwise { inputs.first().and_then(|t| t.rows()).unwrap_or(0) } else { 1 };
+        let sum = |of: fn(&Segment) -> u64| exec.segments.iter().try_fold(0u64, |sum, s| sum.checked_add(of(s)));
+        let stated = sum(|s| s.rows);
+        if stated != Some(rows) || (rowwise && inputs.iter().any(|t| t.rows() != Some(rows))) {
+            let stated = stated.map_or_else(|| "too many".into(), |n| n.to_string());
+            return Err(Error::invalid(format!("the proof's segments have {stated} rows, the inputs {rows}")));
         }
-    };
-    let (before, after) = (s.position, s.bucket - s.position - s.rows);
-    let padding = (before + after).checked_mul(fill.len() as u64).filter(|_| before + after <= PADDING_ROWS_MAX);
-    if padding.is_none_or(|n| n.saturating_add(own.data().len() as u64) > bytes_max) {
-        return Err(too_large(s, bytes_max));
+        if sum(|s| s.bucket - s.rows).is_none_or(|n| n > if rowwise { PADDING_ROWS_MAX } else { 0 }) {
+            return Err(Error::invalid(format!(
+                "the proof's segments are padded by more than {} rows, which no run of this model is",
+                if rowwise { PADDING_ROWS_MAX } else { 0 }
+            )));
+        }
+        Ok(Layout { inputs, exec, rowwise })
     }
-    let pad = |rows: u64| {
-        let mut padding = Payload::default();
-        (0..rows).for_each(|_| padding.push(fill.clone()));
-        padding
-    };
-    let parts = vec![pad(before), own.data().clone(), pad(after)];
-    let mut shape = t.shape().to_vec();
-    if let Some(rows) = shape.first_mut() {
-        *rows = s.bucket;
+
+    /// Bytes of the inputs of the largest run.
+    fn largest_run(&self, bytes_max: u64) -> Result<usize> {
+        let of = |s: &Segment| {
+            let input = |t: &&Tensor| {
+                let own = u64::try_from(t.data().len()).ok()?;
+                let padding = if self.rowwise { s.bucket - s.rows } else { 0 };
+                padding.checked_mul(self.fill(t).ok()?.len() as u64)?.checked_add(own)
+            };
+            self.inputs.iter().map(input).try_fold(0u64, |sum, n| sum.checked_add(n?))
+        };
+        let largest = self.exec.segments.iter().map(of).try_fold(0u64, |most, n| Some(most.max(n?)));
+        let fits = largest.filter(|n| *n <= bytes_max).and_then(|n| usize::try_from(n).ok());
+        fits.ok_or_else(|| {
+            let why = format!("a run of this proof takes more than {bytes_max} bytes (limits.inflight_bytes_max)");
+            Error::new(ErrorKind::TooLarge, why)
+        })
     }
-    Ok(BatchInput { index, dtype: t.dtype(), shape, parts })
+
+    /// A row of filler.
+    fn fill(&self, t: &Tensor) -> Result<Bytes> {
+        match self.exec.filler {
+            Filler::OwnFirstRow => Ok(t.slice_rows(0, 1).ok_or_else(lost)?.data().to_contiguous()),
+            // Empty strings are zeros, too: a length each.
+            Filler::Zero => {
+                let element = t.dtype().size().unwrap_or(grey_core::ELEMENT_LENGTH_BYTES);
+                Ok(vec![0; t.row_elements() * element].into())
+            }
+        }
+    }
+
+    /// The inputs of one run, whose own rows begin at row `first` of the request.
+    fn run(&self, s: &Segment, first: u64) -> Result<Vec<BatchInput>> {
+        let input = |(index, t): (usize, &&Tensor)| {
+            let mut shape = t.shape().to_vec();
+            let mut parts = vec![t.data().clone()];
+            if self.rowwise {
+                let own = t.slice_rows(first, first + s.rows).ok_or_else(lost)?;
+                let fill = self.fill(t)?;
+                let pad = |rows: u64| Payload::from(fill.repeat(usize::try_from(rows).unwrap_or(0)));
+                parts = vec![pad(s.position), own.data().clone(), pad(s.bucket - s.position - s.rows)];
+                if let Some(rows) = shape.first_mut() {
+                    *rows = s.bucket;
+                }
+            }
+            Ok(BatchInput { index, dtype: t.dtype(), shape, parts })
+        };
+        self.inputs.iter().enumerate().map(input).collect()
+    }
 }
 
-async fn run(opened: &Opened, manifest: &Manifest, runs: Vec<Run>, names: &[String]) -> Result<Vec<Tensor>> {
+fn lost() -> Error {
+    Error::internal("rows of a replay were lost")
+}
+
+async fn run(opened: &Opened, manifest: &Manifest, layout: &Layout<'_>, names: &[String]) -> Result<Vec<Tensor>> {
     let signature = &manifest.signature;
     let mut wanted: Vec<usize> =
         names.iter().filter_map(|n| signature.outputs.iter().position(|s| s.name == *n)).collect();
     wanted.sort_unstable();
-    let mut pieces = Vec::with_capacity(runs.len());
-    for r in runs {
-        let out = opened.host.run(opened.handle, r.inputs, wanted.clone(), Some(RUN_TIMEOUT)).await;
+    let mut pieces = Vec::with_capacity(layout.exec.segments.len());
+    let mut first = 0;
+    for s in &layout.exec.segments {
+        // Made when it is its turn: all runs at once would take many times the memory.
+        let inputs = layout.run(s, first)?;
+        first += s.rows;
+        let out = opened.host.run(opened.handle, inputs, wanted.clone(), Some(RUN_TIMEOUT)).await;
         let out = out.map_err(|e| match e {
             RunError::Model(why) => Error::new(ErrorKind::ModelFailed, format!("the replay failed: {why}")),
             other => Error::new(ErrorKind::HostDied, format!("the replay failed: {other}")),
         })?;
-        let bucket = r.rows.map(|(bucket, ..)| bucket);
-        pieces.push((RunRows::new(out.outputs, bucket, signature)?, r.rows));
+        let small = |n: u64| u32::try_from(n).map_err(|_| lost());
+        let bucket = if layout.rowwise { Some(small(s.bucket)?) } else { None };
+        pieces.push((RunRows::new(out.outputs, bucket, signature)?, small(s.position)?, small(s.rows)?));
     }
-    let pieces: Vec<_> = pieces
-        .iter()
-        .map(|(rows, place)| place.map_or((rows, 0, 1), |(_, position, count)| (rows, position, count)))
-        .collect();
+    let pieces: Vec<_> = pieces.iter().map(|(rows, position, count)| (rows, *position, *count)).collect();
     assemble(&pieces, &wanted, signature)
 }
 

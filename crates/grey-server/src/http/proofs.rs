@@ -86,7 +86,10 @@ pub(super) async fn replay(State(app): State<Shared>, request: Request) -> Answe
     let (request, mut permit) = decoded.map_err(|e| Error::internal(format!("decoding failed: {e}")))??;
     let replay = app.node.replay(&request).await?;
     permit.account(replay.outputs.iter().map(|t| t.data().len()).sum());
-    Ok(json_response(StatusCode::OK, &report(&replay)))
+    // Base64 of outputs that may be large.
+    let response = tokio::task::spawn_blocking(move || json_response(StatusCode::OK, &report(&replay))).await;
+    drop(permit);
+    Ok(response.map_err(|e| Error::internal(format!("encoding failed: {e}")))?)
 }
 
 fn to_replay(request: InferRequest) -> Result<ReplayRequest> {

@@ -18,7 +18,7 @@ fn run(header_length: Option<usize>, body: impl Into<Payload>) -> Result<Decoded
 fn within(budget: &mut Budget<'_>, header_length: Option<usize>, body: impl Into<Payload>) -> Result<Decoded> {
     let model = model();
     let now = crate::clock::now();
-    let cx = DecodeContext { model: &model, header_length, tenant: None, signature: None, now };
+    let cx = DecodeContext { model: &model, header_length, tenant: None, signature: None, prove: None, now };
     decode(cx, &body.into(), budget)
 }
 
@@ -33,6 +33,7 @@ fn response(outputs: Vec<Tensor>) -> InferResponse {
         version: Version::new("1").unwrap(),
         outputs,
         parameters: Parameters::from([("k".into(), Parameter::Bool(true))]),
+        proof: None,
         queue_time: Duration::ZERO,
         execute_time: Duration::ZERO,
     }
@@ -359,7 +360,7 @@ fn memory_is_asked_for_before_it_is_used() {
 #[test]
 fn parameters_are_understood_or_passed_on() {
     let (model, now) = (model(), crate::clock::now());
-    let cx = DecodeContext { model: &model, header_length: None, tenant: None, signature: None, now };
+    let cx = DecodeContext { model: &model, header_length: None, tenant: None, signature: None, prove: None, now };
     let body = |p: Value| Payload::from(json!({"inputs": [], "parameters": p}).to_string().into_bytes());
     let decode = |cx, p| decode(cx, &body(p), &mut |_| Ok(()));
     let d = decode(cx, json!({"timeout": 1500, "tenant": "t", "binary_data_output": true, "a": 1, "b": 0.5})).unwrap();
@@ -384,6 +385,7 @@ fn raw_bodies_take_the_models_shape() {
             header_length: Some(0),
             tenant: None,
             signature: Some(&signature),
+            prove: None,
             now: crate::clock::now(),
         };
         decode(cx, &body.into(), &mut |_| Ok(())).map(|d| (d.request.inputs[0].clone(), d.answer.binary))

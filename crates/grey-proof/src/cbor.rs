@@ -460,6 +460,8 @@ impl ciborium_io::Write for VecWrite<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

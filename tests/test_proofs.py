@@ -19,7 +19,7 @@ import pytest
 import tritonclient.http as triton
 from conftest import GreyNode, gauge, wait_until
 from support.proofs import Answer, bundle, check, known_tensor, node_key, prove, replay, session, tensor
-from support.second_verifier import verify, verify_session
+from support.second_verifier import cbor, verify, verify_session
 
 # `make soak` asks for more.
 PROVEN_REQUESTS = int(os.environ.get("GREY_PROVEN_REQUESTS", "500"))
@@ -435,6 +435,52 @@ def test_a_replay_says_what_is_wrong(proving: GreyNode, start: Callable[..., Gre
     reply = replay(closed, answer)
     assert reply.status == 403
     assert "--allow-replay" in reply.error
+
+
+def forged(answer: Answer, segments: list[list[int]], threads: int = 1) -> Answer:
+    """The proof with another profile, which no signature covers."""
+    sign1 = cbor.decode(answer.proof)
+    claims = cbor.decode(sign1.item[2])
+    claims[-70009] |= {4: threads, 5: segments}
+    items = [*sign1.item[:2], cbor.encode(claims), sign1.item[3]]
+    proof = cbor.encode(cbor.Tag(18, items))
+    return Answer(answer.model, answer.inputs, answer.outputs, proof, answer.session)
+
+
+def test_what_a_replay_may_use_is_bounded(proving: GreyNode) -> None:
+    answer = prove(proving, "mlp", inputs("mlp", 200, np.random.default_rng(14)))
+    for segments, threads, message in [
+        ([[131_073, 0, 1]] * 200, 1, "the proof's segments are padded by more than 131072 rows"),
+        ([[2**62, 0, 200]], 1, "the proof's segments are padded by more than 131072 rows"),
+        ([[2**62, 0, 1]] * 4 + [[2**62, 0, 196]], 1, "the proof's segments are padded by more than 131072 rows"),
+        ([[200, 0, 199]], 1, "the proof's segments have 199 rows, the inputs 200"),
+        ([[200, 0, 200]], 257, "this proof's run cannot be repeated: it ran on 257 threads, expected 1 to 256"),
+        ([[200, 0, 200]], 0, "this proof's run cannot be repeated: it ran on 0 threads, expected 1 to 256"),
+    ]:
+        reply = replay(proving, forged(answer, segments, threads))
+        assert reply.status == 400, reply.body
+        assert reply.error.startswith(message), reply.error
+    # Another place than the recorded one, within the bounds: the model is invariant.
+    assert replay(proving, forged(answer, [[1024, 500, 200]])).json["result"] == "reproduced"
+
+
+def test_many_replays_at_once_are_answered_or_told_to_wait(proving: GreyNode) -> None:
+    answer = prove(proving, "mlp", inputs("mlp", 1, np.random.default_rng(15)))
+    replies = []
+    threads = [threading.Thread(target=lambda: replies.append(replay(proving, answer))) for _ in range(40)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(replies) == 40
+    for reply in replies:
+        if reply.status == 200:
+            assert reply.json["result"] == "reproduced"
+        else:
+            assert reply.status == 503, reply.body
+            assert reply.error == "16 replays wait already"
+            assert reply.headers["Retry-After"] == "1"
+    assert any(r.status == 200 for r in replies)
 
 
 def test_a_model_that_was_replaced_is_not_replayed(start: Callable[..., GreyNode], models: Path) -> None:

@@ -224,7 +224,7 @@ def tamper(proven: Proven, model_hash: str, key: str) -> bool:
         ),
     }
     for what, (check, found) in changed.items():
-        print(f"   another {what:9}  refused by: {', '.join(c.name for c in found.failed)}")
+        print(f"   changed {what:9}  refused by: {', '.join(c.name for c in found.failed)}")
         if found or [c.name for c in found.failed] != [check]:
             return False
     return True

@@ -8,9 +8,9 @@ use std::{
 
 use grey_core::{DType, Tensor};
 use grey_proof::{
-    Bundle, Claims, Class, Exec, Filler, Known, Manifest, Measurement, ModelHash, ModelHashScheme, Outcome, Platform,
-    Policy, Segment, SessionBundle, SessionEvidence, SignedBatchRoot, SigningKey, SoftwareEvidence, SoftwareKeys,
-    TaskId, TensorScheme, Tree, binding, hash_tensors, leaf_hash, session_digest, sign_single, verify,
+    Bundle, Claims, Class, Exec, Filler, Known, Leaf, Manifest, Measurement, ModelHash, ModelHashScheme, Outcome,
+    Platform, Policy, Segment, SessionBundle, SessionEvidence, SignedBatchRoot, SigningKey, SoftwareEvidence,
+    SoftwareKeys, TaskId, TensorScheme, Tree, binding, hash_tensors, session_digest, sign_single, verify,
 };
 use serde_json::{Value, json};
 
@@ -103,12 +103,12 @@ fn claims(session: &Session, position: u64, input_hash: [u8; 32], output_hash: [
 }
 
 fn together(claims: &[Claims], session: &Session) -> io::Result<Vec<Vec<u8>>> {
-    let encoded: Vec<Vec<u8>> = claims.iter().map(Claims::encode).collect::<Result<_, _>>().map_err(wrong)?;
-    let mut leaves: Vec<[u8; 32]> = encoded.iter().map(|c| leaf_hash(c)).collect();
-    leaves.resize(encoded.len().next_power_of_two(), [0; 32]);
+    let stated: Vec<Leaf> = claims.iter().map(Claims::leaf).collect::<Result<_, _>>().map_err(wrong)?;
+    let mut leaves: Vec<[u8; 32]> = stated.iter().map(|l| *l.hash()).collect();
+    leaves.resize(stated.len().next_power_of_two(), [0; 32]);
     let tree = Tree::new(leaves).ok_or_else(|| wrong("no tree"))?;
     let root = SignedBatchRoot::sign(tree, session.digest, &session.key);
-    encoded.iter().zip(0..).map(|(c, at)| root.proof(c, at).map_err(wrong)).collect()
+    stated.iter().zip(0..).map(|(leaf, at)| root.proof(leaf, at).map_err(wrong)).collect()
 }
 
 /// Measures, and reports nanoseconds.

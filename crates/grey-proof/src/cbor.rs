@@ -1,14 +1,10 @@
 //! Deterministic CBOR (RFC 8949 §4.2.1) as far as the format uses it: a writer that has one
 //! encoding per value, and a reader that takes nothing else.
 //!
-//! Heads are cut by `ciborium-ll`; the rules are ours, since no CBOR library refuses what is not
-//! deterministic. (`ciborium`'s own `Value` is built before anything could be refused; `minicbor`'s
-//! licence is not on this project's list.) A head is accepted only if writing it again gives the
-//! bytes that came, which rules out every longer form at once.
+//! It is written here since no CBOR library refuses what is not deterministic, and the detour over
+//! one that reads heads cost half of what a proof's claims do (`docs/decisions/0004`).
 
 use std::ops::Range;
-
-use ciborium_ll::{Decoder, Encoder, Header, simple, tag};
 
 use crate::FormatError;
 use crate::error::shown;
@@ -17,8 +13,29 @@ use crate::error::shown;
 const DEPTH_MAX: u8 = 16;
 /// COSE_Sign1 (RFC 9052 §2), the only tag of the format.
 const TAG_COSE_SIGN1: u64 = 18;
-/// Longest head: one byte and eight of argument.
-const HEAD_BYTES_MAX: usize = 9;
+
+// Major types (RFC 8949 §3.1).
+const POSITIVE: u8 = 0;
+const NEGATIVE: u8 = 1;
+const BYTES: u8 = 2;
+const TEXT: u8 = 3;
+const ARRAY: u8 = 4;
+const MAP: u8 = 5;
+const TAG: u8 = 6;
+const SIMPLE: u8 = 7;
+
+// Additional information (RFC 8949 §3): less than the first is the argument itself; these say how
+// many bytes of it follow.
+const ONE_BYTE: u8 = 24;
+const TWO_BYTES: u8 = 25;
+const FOUR_BYTES: u8 = 26;
+const EIGHT_BYTES: u8 = 27;
+const INDEFINITE: u8 = 31;
+
+// Simple values (RFC 8949 §3.3).
+const FALSE: u8 = 20;
+const TRUE: u8 = 21;
+const NULL: u8 = 22;
 
 type Result<T> = std::result::Result<T, FormatError>;
 
@@ -82,6 +99,16 @@ pub(crate) enum Kind {
     Sign1,
 }
 
+fn refused(found: &str) -> FormatError {
+    FormatError::new("deterministic CBOR", found)
+}
+
+/// The argument of a head in the `N` bytes behind its first, with `least`, and what follows.
+fn argument<const N: usize>(bytes: &[u8], least: u64) -> Result<(u64, u64, &[u8])> {
+    let (argument, rest) = bytes.split_first_chunk::<N>().ok_or_else(|| refused("bytes that begin no item"))?;
+    Ok((argument.iter().fold(0, |n, b| n << 8 | u64::from(*b)), least, rest))
+}
+
 /// Bytes from the front of which items are taken; it can only shrink.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader<'a> {
@@ -101,38 +128,39 @@ impl<'a> Reader<'a> {
     }
 
     fn head(&mut self) -> Result<Head> {
-        let refused = |found: &str| FormatError::new("deterministic CBOR", found);
-        let window = self.rest.get(..self.rest.len().min(HEAD_BYTES_MAX)).unwrap_or_default();
-        if window.is_empty() {
-            return Err(refused("the end of the bytes"));
-        }
-        let mut decoder = Decoder::from(window);
-        let header = decoder.pull().map_err(|_| refused("bytes that begin no item"))?;
-        let (came, rest) = self.rest.split_at_checked(decoder.offset()).ok_or_else(|| refused("a short item"))?;
-        let head = match header {
-            Header::Positive(n) => i64::try_from(n).ok().map(Head::Int).ok_or("an integer above 2^63−1"),
+        let (first, rest) = self.rest.split_first().ok_or_else(|| refused("the end of the bytes"))?;
+        let (major, info) = (first >> 5, first & 0x1f);
+        // The argument, and the least that needs so many bytes.
+        let (n, least, rest) = match info {
+            0..ONE_BYTE => (u64::from(info), 0, rest),
+            ONE_BYTE => argument::<1>(rest, ONE_BYTE.into())?,
+            TWO_BYTES => argument::<2>(rest, 1 << 8)?,
+            FOUR_BYTES => argument::<4>(rest, 1 << 16)?,
+            EIGHT_BYTES => argument::<8>(rest, 1 << 32)?,
+            INDEFINITE if matches!(major, BYTES..=MAP | SIMPLE) => return Err(refused("an indefinite length")),
+            _ => return Err(refused("bytes that begin no item")),
+        };
+        // A length beyond the address space is longer than whatever is left.
+        let len = usize::try_from(n).unwrap_or(usize::MAX);
+        let head = match (major, info) {
+            (POSITIVE, _) => i64::try_from(n).map(Head::Int).map_err(|_| "an integer above 2^63−1"),
             // −1 − n is the complement of n.
-            Header::Negative(n) => i64::try_from(n).ok().map(|n| Head::Int(!n)).ok_or("an integer below −2^63"),
-            Header::Bytes(Some(n)) => Ok(Head::Bytes(n)),
-            Header::Text(Some(n)) => Ok(Head::Text(n)),
-            Header::Array(Some(n)) => Ok(Head::Array(n)),
-            Header::Map(Some(n)) => Ok(Head::Map(n)),
-            Header::Simple(simple::FALSE) => Ok(Head::Bool(false)),
-            Header::Simple(simple::TRUE) => Ok(Head::Bool(true)),
-            Header::Tag(TAG_COSE_SIGN1) => Ok(Head::Sign1),
-            Header::Simple(simple::NULL) => Err("null"),
-            Header::Simple(_) => Err("a simple value other than true and false"),
-            Header::Float(_) => Err("a float"),
-            Header::Tag(tag::BIGPOS | tag::BIGNEG) => Err("a big number"),
-            Header::Tag(_) => Err("a tag other than 18"),
-            Header::Break | Header::Bytes(None) | Header::Text(None) | Header::Array(None) | Header::Map(None) => {
-                Err("an indefinite length")
-            }
+            (NEGATIVE, _) => i64::try_from(n).map(|n| Head::Int(!n)).map_err(|_| "an integer below −2^63"),
+            (BYTES, _) => Ok(Head::Bytes(len)),
+            (TEXT, _) => Ok(Head::Text(len)),
+            (ARRAY, _) => Ok(Head::Array(len)),
+            (MAP, _) => Ok(Head::Map(len)),
+            (TAG, _) if n == TAG_COSE_SIGN1 => Ok(Head::Sign1),
+            (TAG, _) if matches!(n, 2 | 3) => Err("a big number"),
+            (TAG, _) => Err("a tag other than 18"),
+            (_, FALSE) => Ok(Head::Bool(false)),
+            (_, TRUE) => Ok(Head::Bool(true)),
+            (_, NULL) => Err("null"),
+            (_, TWO_BYTES..=EIGHT_BYTES) => Err("a float"),
+            _ => Err("a simple value other than true and false"),
         }
         .map_err(refused)?;
-        let mut again = HeadBytes::default();
-        push(&mut again, header);
-        if again.bytes() != came {
+        if n < least {
             return Err(refused("a head that is not the shortest"));
         }
         self.rest = rest;
@@ -293,6 +321,11 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What is reserved for what is written: claims, and proofs in the batch form, seldom have more.
+const USUAL_BYTES: usize = 1024;
+/// Likewise for the entries of a map.
+const USUAL_ENTRIES: usize = 24;
+
 /// The value of a member that must be there.
 pub(crate) fn required<T>(member: Option<T>, key: i64) -> Result<T> {
     member.ok_or_else(|| FormatError::new("the member", "none").within(key))
@@ -307,46 +340,63 @@ pub(crate) struct Writer {
 impl Writer {
     /// The bytes of what `write` writes.
     pub(crate) fn encode(write: impl FnOnce(&mut Writer)) -> Vec<u8> {
-        let mut w = Writer::default();
+        let mut w = Writer { out: Vec::with_capacity(USUAL_BYTES) };
         write(&mut w);
         w.out
     }
 
-    fn head(&mut self, header: Header) {
-        push(VecWrite(&mut self.out), header);
+    /// A head in its shortest form.
+    fn head(&mut self, major: u8, n: u64) {
+        let first = major << 5;
+        if let Ok(n) = u8::try_from(n) {
+            if n < ONE_BYTE {
+                self.out.push(first | n);
+            } else {
+                self.out.extend_from_slice(&[first | ONE_BYTE, n]);
+            }
+        } else if let Ok(n) = u16::try_from(n) {
+            self.out.push(first | TWO_BYTES);
+            self.out.extend_from_slice(&n.to_be_bytes());
+        } else if let Ok(n) = u32::try_from(n) {
+            self.out.push(first | FOUR_BYTES);
+            self.out.extend_from_slice(&n.to_be_bytes());
+        } else {
+            self.out.push(first | EIGHT_BYTES);
+            self.out.extend_from_slice(&n.to_be_bytes());
+        }
     }
 
     pub(crate) fn int(&mut self, i: i64) {
-        self.head(match u64::try_from(i) {
-            Ok(n) => Header::Positive(n),
+        match u64::try_from(i) {
+            Ok(n) => self.head(POSITIVE, n),
             // Not negative, since `i` is.
-            Err(_) => Header::Negative((!i).unsigned_abs()),
-        });
+            Err(_) => self.head(NEGATIVE, (!i).unsigned_abs()),
+        }
     }
 
     /// A non-negative integer. One above 2^63−1 is written as such and refused by every reader;
     /// what is encoded is therefore read again before it leaves the crate.
     pub(crate) fn uint(&mut self, n: u64) {
-        self.head(Header::Positive(n));
+        self.head(POSITIVE, n);
     }
 
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
-        self.head(Header::Bytes(Some(bytes.len())));
+        self.head(BYTES, bytes.len() as u64);
         self.out.extend_from_slice(bytes);
     }
 
     pub(crate) fn text(&mut self, text: &str) {
-        self.head(Header::Text(Some(text.len())));
+        self.head(TEXT, text.len() as u64);
         self.out.extend_from_slice(text.as_bytes());
     }
 
     pub(crate) fn bool(&mut self, b: bool) {
-        self.head(Header::Simple(if b { simple::TRUE } else { simple::FALSE }));
+        self.head(SIMPLE, if b { TRUE } else { FALSE }.into());
     }
 
     /// The head of an array; its `len` elements are to follow.
     pub(crate) fn array(&mut self, len: usize) {
-        self.head(Header::Array(Some(len)));
+        self.head(ARRAY, len as u64);
     }
 
     /// An array of one kind of element.
@@ -357,17 +407,20 @@ impl Writer {
 
     /// Tag 18; its content is to follow.
     pub(crate) fn sign1(&mut self) {
-        self.head(Header::Tag(TAG_COSE_SIGN1));
+        self.head(TAG, TAG_COSE_SIGN1);
     }
 
     /// A map, whose entries are put in order.
     pub(crate) fn map(&mut self, fill: impl FnOnce(&mut MapWriter)) {
-        let mut map = MapWriter::default();
+        let mut map = MapWriter {
+            written: Writer { out: Vec::with_capacity(USUAL_BYTES) },
+            entries: Vec::with_capacity(USUAL_ENTRIES),
+        };
         fill(&mut map);
         let MapWriter { written, mut entries } = map;
         let bytes = |range: &Range<usize>| written.out.get(range.clone()).unwrap_or_default();
         entries.sort_by(|a, b| bytes(&a.key).cmp(bytes(&b.key)));
-        self.head(Header::Map(Some(entries.len())));
+        self.head(MAP, entries.len() as u64);
         for entry in &entries {
             self.out.extend_from_slice(bytes(&entry.key));
             self.out.extend_from_slice(bytes(&entry.value));
@@ -405,56 +458,6 @@ impl MapWriter {
         let between = self.written.out.len();
         value(&mut self.written);
         self.entries.push(Entry { key: begin..between, value: between..self.written.out.len() });
-    }
-}
-
-/// Writes a head in its shortest form.
-fn push<W: ciborium_io::Write>(to: W, header: Header) {
-    // Neither a vector nor a buffer of the longest head can be too short, and no float is ever pushed.
-    let pushed = Encoder::from(to).push(header);
-    debug_assert!(pushed.is_ok());
-}
-
-/// A head, kept off the heap: every head that is read is written again.
-#[derive(Clone, Copy, Debug, Default)]
-struct HeadBytes {
-    bytes: [u8; HEAD_BYTES_MAX],
-    len: usize,
-}
-
-impl HeadBytes {
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
-impl ciborium_io::Write for &mut HeadBytes {
-    type Error = ();
-
-    fn write_all(&mut self, data: &[u8]) -> std::result::Result<(), ()> {
-        let end = self.len.saturating_add(data.len());
-        self.bytes.get_mut(self.len..end).ok_or(())?.copy_from_slice(data);
-        self.len = end;
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::result::Result<(), ()> {
-        Ok(())
-    }
-}
-
-struct VecWrite<'a>(&'a mut Vec<u8>);
-
-impl ciborium_io::Write for VecWrite<'_> {
-    type Error = std::convert::Infallible;
-
-    fn write_all(&mut self, data: &[u8]) -> std::result::Result<(), Self::Error> {
-        self.0.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> std::result::Result<(), Self::Error> {
-        Ok(())
     }
 }
 

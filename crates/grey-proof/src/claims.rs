@@ -6,7 +6,7 @@ use sha2::Sha256;
 use crate::cbor::{Key, Kind, MapWriter, Reader, Writer, required};
 use crate::error::{hex, shown};
 use crate::session::{Measurement, Platform, capped};
-use crate::{FormatError, TensorScheme};
+use crate::{FormatError, TensorScheme, leaf_hash};
 
 /// Longest encoded claims, in bytes (§ Encoding).
 pub const CLAIMS_BYTES_MAX: usize = 4 * 1024;
@@ -287,6 +287,25 @@ pub struct Claims {
     pub parameters: BTreeMap<String, ParameterValue>,
 }
 
+/// Encoded claims that were found well formed, with their leaf hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    claims: Vec<u8>,
+    hash: [u8; 32],
+}
+
+impl Leaf {
+    /// The encoded claims.
+    pub fn claims(&self) -> &[u8] {
+        &self.claims
+    }
+
+    /// See [`leaf_hash`].
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+}
+
 /// Nothing but strictly ascending by UTF-8 bytes.
 fn ascending(items: &[String]) -> Result<()> {
     match items.iter().zip(items.iter().skip(1)).find(|(a, b)| a >= b) {
@@ -416,6 +435,15 @@ impl Claims {
         Ok(bytes)
     }
 
+    /// The one encoding, as a leaf of a batch's tree.
+    ///
+    /// # Errors
+    /// As [`Claims::encode`].
+    pub fn leaf(&self) -> Result<Leaf> {
+        let claims = self.encode()?;
+        Ok(Leaf { hash: leaf_hash(&claims), claims })
+    }
+
     fn write(&self, m: &mut MapWriter) {
         m.int(1, |w| w.text(&self.issuer));
         m.int(6, |w| w.uint(self.issued_at));
@@ -434,9 +462,8 @@ impl Claims {
         if let Some(hash) = self.outcome.input_hash() {
             m.int(-70006, |w| w.bytes(hash));
         }
-        if let Outcome::Ok { output_hash, output_names, .. } = &self.outcome {
+        if let Outcome::Ok { output_hash, .. } = &self.outcome {
             m.int(-70007, |w| w.bytes(output_hash));
-            m.int(-70018, |w| w.list(output_names.iter(), |w, n| w.text(n)));
         }
         m.int(-70008, |w| w.text(self.tensor_scheme.name()));
         if let Some(exec) = &self.exec {
@@ -457,6 +484,9 @@ impl Claims {
             });
         }
         m.int(-70017, |w| w.uint(self.outcome.code()));
+        if let Outcome::Ok { output_names, .. } = &self.outcome {
+            m.int(-70018, |w| w.list(output_names.iter(), |w, n| w.text(n)));
+        }
         if !self.parameters.is_empty() {
             m.int(-70019, |w| {
                 w.map(|m| {

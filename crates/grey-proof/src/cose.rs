@@ -2,7 +2,7 @@ use crate::cbor::{Key, Kind, Reader, Writer, required};
 use crate::merkle::{PATH_HASHES_MAX, leaf_hash, verify_inclusion};
 use crate::session::capped;
 use crate::signature::{SigningKey, sign, verify_strict};
-use crate::{Claims, FormatError, Tree};
+use crate::{Claims, FormatError, Leaf, Tree};
 
 /// Longest encoded proof, in bytes (§ Encoding).
 pub const PROOF_BYTES_MAX: usize = 16 * 1024;
@@ -197,21 +197,20 @@ impl SignedBatchRoot {
         &self.sign1.payload
     }
 
-    /// The batch form for the leaf at `leaf_index`, whose encoded claims these are.
+    /// The batch form for this leaf, which stands at `leaf_index`.
     ///
     /// # Errors
-    /// No such leaf, another leaf's claims, or claims that are not well formed.
-    pub fn proof(&self, claims: &[u8], leaf_index: u64) -> Result<Vec<u8>> {
-        Claims::parse(claims)?;
+    /// No such leaf, or another one.
+    pub fn proof(&self, leaf: &Leaf, leaf_index: u64) -> Result<Vec<u8>> {
         let path = self.tree.path(leaf_index).ok_or_else(|| {
             FormatError::new(format!("a leaf below {}", self.tree.size()), format!("{leaf_index}")).within("leaf_index")
         })?;
-        if !verify_inclusion(&leaf_hash(claims), leaf_index, self.tree.size(), &path, &self.tree.root()) {
+        if self.tree.leaf(leaf_index) != Some(leaf.hash()) {
             return Err(FormatError::new("the claims of the leaf", "others").within("claims"));
         }
         let bytes = Writer::encode(|w| {
             w.array(4);
-            w.bytes(claims);
+            w.bytes(leaf.claims());
             w.uint(leaf_index);
             w.list(path.iter(), |w, p| w.bytes(p));
             self.sign1.write(w);

@@ -2,7 +2,13 @@ use std::fmt;
 
 /// Bytes that are not what the format says, or a value that it has no encoding for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FormatError {
+pub struct FormatError(
+    // One word, since every item that is read comes in a `Result` with it.
+    Box<Parts>,
+);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Parts {
     place: String,
     expected: String,
     found: String,
@@ -10,34 +16,36 @@ pub struct FormatError {
 
 impl FormatError {
     pub(crate) fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
-        FormatError { place: String::new(), expected: expected.into(), found: found.into() }
+        FormatError(Box::new(Parts { place: String::new(), expected: expected.into(), found: found.into() }))
     }
 
     /// The same error, seen from the structure around: `segment` goes in front of the place.
     pub(crate) fn within(mut self, segment: impl fmt::Display) -> Self {
-        self.place = if self.place.is_empty() { segment.to_string() } else { format!("{segment}/{}", self.place) };
+        let place = &mut self.0.place;
+        *place = if place.is_empty() { segment.to_string() } else { format!("{segment}/{place}") };
         self
     }
 
     /// Where, from the outermost structure inwards, e.g. `claims/-70009/5`.
     pub fn place(&self) -> &str {
-        &self.place
+        &self.0.place
     }
 
     /// What the format asks for at that place.
     pub fn expected(&self) -> &str {
-        &self.expected
+        &self.0.expected
     }
 
     /// What stood there.
     pub fn found(&self) -> &str {
-        &self.found
+        &self.0.found
     }
 }
 
 impl fmt::Display for FormatError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: expected {}, found {}", self.place, self.expected, self.found)
+        let Parts { place, expected, found } = &*self.0;
+        write!(f, "{place}: expected {expected}, found {found}")
     }
 }
 
@@ -45,7 +53,7 @@ impl std::error::Error for FormatError {}
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|b| [b >> 4, b & 15]).filter_map(|d| char::from_digit(u32::from(d), 16)).collect()
+    base16ct::lower::encode_string(bytes)
 }
 
 /// Untrusted text for a message: escaped, and cut after 80 characters.

@@ -248,10 +248,7 @@ pub(crate) fn missing(name: &str) -> InputError {
 
 /// Bytes of an even number of hex digits of either case.
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?)).collect();
-    if rest.is_empty() { bytes } else { None }
+    base16ct::mixed::decode_vec(text).ok()
 }
 
 /// Untrusted text for a place: escaped, cut, without quotes.

@@ -43,8 +43,8 @@ mod view;
 
 pub use bundle::{BUNDLE_BYTES_MAX, Bundle, Collateral, SessionBundle, SessionEvidence};
 pub use claims::{
-    CLAIMS_BYTES_MAX, Claims, Class, Exec, Filler, ModelHash, ModelHashScheme, Outcome, OutcomeCode, ParameterValue,
-    SealedRequest, Segment, TaskId, tenant_tag,
+    CLAIMS_BYTES_MAX, Claims, Class, Exec, Filler, Leaf, ModelHash, ModelHashScheme, Outcome, OutcomeCode,
+    ParameterValue, SealedRequest, Segment, TaskId, tenant_tag,
 };
 pub use cose::{BatchRoot, PROOF_BYTES_MAX, Proof, SignedBatchRoot, sign_single};
 pub use error::FormatError;

@@ -39,6 +39,11 @@ impl Tree {
         self.levels.first().and_then(|l| u64::try_from(l.len()).ok()).unwrap_or(0)
     }
 
+    /// The leaf with this index.
+    pub fn leaf(&self, leaf_index: u64) -> Option<&[u8; 32]> {
+        self.levels.first()?.get(usize::try_from(leaf_index).ok()?)
+    }
+
     /// The root hash.
     pub fn root(&self) -> [u8; 32] {
         self.levels.last().and_then(|l| l.first()).copied().unwrap_or_default()

@@ -76,9 +76,10 @@ fn claims() -> Claims {
 }
 
 fn batch() -> Vec<u8> {
-    let claims = claims().encode().unwrap();
-    let tree = Tree::new(vec![[1; 32], leaf_hash(&claims), [2; 32], [3; 32]]).unwrap();
-    SignedBatchRoot::sign(tree, session_digest(&manifest().encode().unwrap()), &key()).proof(&claims, 1).unwrap()
+    let leaf = claims().leaf().unwrap();
+    assert_eq!(*leaf.hash(), leaf_hash(leaf.claims()));
+    let tree = Tree::new(vec![[1; 32], *leaf.hash(), [2; 32], [3; 32]]).unwrap();
+    SignedBatchRoot::sign(tree, session_digest(&manifest().encode().unwrap()), &key()).proof(&leaf, 1).unwrap()
 }
 
 fn place(claims: &Claims) -> String {

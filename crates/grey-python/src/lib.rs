@@ -8,6 +8,9 @@ use std::{ffi::OsString, path::PathBuf};
 use grey::{HostCommand, HostContext};
 use pyo3::prelude::*;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs the `grey` command line and returns its exit code.
 ///
 /// `args` starts with the program's name. Engine hosts are started as `executable -m grey.host`,

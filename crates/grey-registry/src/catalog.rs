@@ -404,7 +404,7 @@ fn upload_name() -> Result<String> {
     let mut bytes = [0u8; UPLOAD_NAME_BYTES];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| Error::internal(format!("the system gives no random bytes: {e}")))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(base16ct::lower::encode_string(&bytes))
 }
 
 /// Runs a change to its end, even if whoever asked for it goes away: the store finishes a write

@@ -26,7 +26,7 @@ impl Sha256Hash {
 
 impl fmt::Display for Sha256Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        f.write_str(&base16ct::lower::encode_string(&self.0))
     }
 }
 
@@ -40,16 +40,11 @@ impl FromStr for Sha256Hash {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let bad = || Error::invalid("a SHA-256 hash is 64 lower-case hex digits");
-        if s.len() != 64 || !s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Err(bad());
+        let mut hash = [0; 32];
+        match base16ct::lower::decode(s, &mut hash) {
+            Ok(read) if read.len() == 32 => Ok(Sha256Hash(hash)),
+            _ => Err(Error::invalid("a SHA-256 hash is 64 lower-case hex digits")),
         }
-        let mut out = [0; 32];
-        for (byte, pair) in out.iter_mut().zip(s.as_bytes().as_chunks::<2>().0) {
-            let text = std::str::from_utf8(pair).map_err(|_| bad())?;
-            *byte = u8::from_str_radix(text, 16).map_err(|_| bad())?;
-        }
-        Ok(Sha256Hash(out))
     }
 }
 

@@ -835,8 +835,8 @@ fn prover(
     let attester = SoftwareAttester::new(NodeKey::open(data, &*random)?, code_sha256()?);
     let identity = Identity {
         platform: attester.platform().name(),
-        measurement: attester.measurement().bytes().iter().map(|b| format!("{b:02x}")).collect(),
-        node_key: attester.node_key().iter().map(|b| format!("{b:02x}")).collect(),
+        measurement: base16ct::lower::encode_string(attester.measurement().bytes()),
+        node_key: base16ct::lower::encode_string(&attester.node_key()),
     };
     let tag_key = match config.tenant_tag_key {
         Some(key) => TenantTagKey::from_bytes(key),

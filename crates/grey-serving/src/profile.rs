@@ -66,8 +66,7 @@ fn name_of(parts: &[&str]) -> String {
         h.update((part.len() as u64).to_le_bytes());
         h.update(part);
     }
-    let hex: String = h.finalize().iter().map(|b| format!("{b:02x}")).collect();
-    format!("{hex}.json")
+    format!("{}.json", base16ct::lower::encode_string(&h.finalize()))
 }
 
 /// Whether rows of different requests may share a run.

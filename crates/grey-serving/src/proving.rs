@@ -17,8 +17,8 @@ use grey_core::{
 };
 use grey_engine::EngineInfo;
 use grey_proof::{
-    CLAIMS_BYTES_MAX, Claims, Class, Exec, Measurement, ModelHash, ModelHashScheme, Outcome, Segment, SignedBatchRoot,
-    TaskId, TensorScheme, Tree, hash_tensors, leaf_hash, sign_single,
+    CLAIMS_BYTES_MAX, Claims, Class, Exec, Leaf, Measurement, ModelHash, ModelHashScheme, Outcome, Segment,
+    SignedBatchRoot, TaskId, TensorScheme, Tree, hash_tensors, sign_single,
 };
 use grey_registry::{HashScheme, Manifest, Sha256Hash};
 
@@ -34,7 +34,7 @@ use crate::{
 const INLINE_BYTES_MAX: usize = 256 << 10;
 /// From so many proven answers of one run on, one signature over their tree costs less than one
 /// each (`make bench` measures it).
-const BATCH_FORM_MIN: usize = 3;
+const BATCH_FORM_MIN: usize = 2;
 
 /// Claims beside their texts and segments, in bytes, rounded up: nine hashes, the nonce, ids, keys.
 const CLAIMS_FIXED_BYTES_MAX: usize = 1024;
@@ -243,9 +243,17 @@ impl Prover {
                 return;
             }
         };
+        // Drawn for all at once: a system call each would cost as much as the claims do.
+        let (mut tasks, mut blindings) = (vec![[0; 10]; answers.len()], vec![[0; 16]; answers.len()]);
+        let drawn = self.random.fill(tasks.as_flattened_mut());
+        if let Err(e) = drawn.and_then(|()| self.random.fill(blindings.as_flattened_mut())).map_err(no_random) {
+            answers.into_iter().for_each(|a| reply(a, Err(e.clone())));
+            return;
+        }
         let mut stated = Vec::with_capacity(answers.len());
-        for answer in answers {
-            match self.claims(subject, &session, &answer, now) {
+        for ((answer, task), blinding) in answers.into_iter().zip(tasks).zip(blindings) {
+            let chance = Chance { task, blinding };
+            match self.claims(subject, &session, &answer, now, chance) {
                 Ok(claims) => stated.push((answer, claims)),
                 Err(e) => reply(answer, Err(e)),
             }
@@ -264,7 +272,14 @@ impl Prover {
         self.metrics.seconds.observe(clock::now().saturating_duration_since(began).as_secs_f64());
     }
 
-    fn claims(&self, subject: &Subject, session: &Session, answer: &Unproven, now: Duration) -> Result<Claims> {
+    fn claims(
+        &self,
+        subject: &Subject,
+        session: &Session,
+        answer: &Unproven,
+        now: Duration,
+        chance: Chance,
+    ) -> Result<Claims> {
         let (first, rest) = answer.engines.split_first().ok_or_else(|| Error::internal("an answer without a run"))?;
         if rest.iter().any(|e| e.library_sha256 != first.library_sha256) {
             return Err(Error::new(
@@ -283,13 +298,6 @@ impl Prover {
             output: hash(outputs, answer.order.inputs.salt.as_ref())?,
             names: outputs.iter().map(|t| t.name().to_owned()).collect(),
         };
-        let mut drawn = [0; 26];
-        self.random.fill(&mut drawn).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
-        let (mut task, mut blinding) = ([0; 10], [0; 16]);
-        let (first_part, second_part) = drawn.split_at(task.len());
-        task.copy_from_slice(first_part);
-        blinding.copy_from_slice(second_part);
-        let chance = Chance { task, blinding };
         let draft = Draft {
             issuer: &self.issuer,
             subject,
@@ -306,15 +314,15 @@ impl Prover {
         let mut encoded = Vec::with_capacity(stated.len());
         let mut out = Vec::with_capacity(stated.len());
         for (answer, claims) in stated {
-            match claims.encode() {
-                Ok(bytes) => encoded.push((answer, bytes)),
+            match claims.leaf() {
+                Ok(leaf) => encoded.push((answer, leaf)),
                 Err(e) => out.push((answer, Err(malformed(e)))),
             }
         }
         match self.plant(&encoded, session) {
             Ok((root, places)) => {
-                out.extend(encoded.into_iter().zip(places).map(|((answer, bytes), at)| {
-                    let proof = root.proof(&bytes, at).map_err(malformed);
+                out.extend(encoded.into_iter().zip(places).map(|((answer, leaf), at)| {
+                    let proof = root.proof(&leaf, at).map_err(malformed);
                     (answer, proof)
                 }));
             }
@@ -324,17 +332,17 @@ impl Prover {
     }
 
     /// The signed tree, and the place of each leaf in it.
-    fn plant(&self, encoded: &[(Unproven, Vec<u8>)], session: &Session) -> Result<(SignedBatchRoot, Vec<u64>)> {
+    fn plant(&self, encoded: &[(Unproven, Leaf)], session: &Session) -> Result<(SignedBatchRoot, Vec<u64>)> {
         let size = encoded.len().next_power_of_two();
         let mut leaves = vec![[0; 32]; size];
-        for leaf in leaves.iter_mut().skip(encoded.len()) {
-            self.random.fill(leaf).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
+        if let Some(fillers) = leaves.get_mut(encoded.len()..) {
+            self.random.fill(fillers.as_flattened_mut()).map_err(no_random)?;
         }
-        for (leaf, (_, claims)) in leaves.iter_mut().zip(encoded) {
-            *leaf = leaf_hash(claims);
+        for (leaf, (_, stated)) in leaves.iter_mut().zip(encoded) {
+            *leaf = *stated.hash();
         }
         let mut order: Vec<usize> = (0..size).collect();
-        shuffle(&mut order, &*self.random).map_err(|e| Error::internal(format!("no random numbers: {e}")))?;
+        shuffle(&mut order, &*self.random).map_err(no_random)?;
         // `order[i]` is the place of leaf `i`.
         let mut shuffled = vec![[0; 32]; size];
         for (leaf, place) in leaves.iter().zip(&order) {
@@ -437,6 +445,10 @@ impl Draft<'_> {
             parameters: BTreeMap::new(),
         })
     }
+}
+
+fn no_random(e: std::io::Error) -> Error {
+    Error::internal(format!("no random numbers: {e}"))
 }
 
 fn malformed(e: grey_proof::FormatError) -> Error {

@@ -271,10 +271,6 @@ async fn hash_off(tensors: &[Tensor], salt: Option<[u8; 32]>) -> Result<[u8; 32]
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("hashing failed: {e}")))?
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 fn repeatable(claims: &Claims) -> Result<Repeatable<'_>> {
     let cannot = |why: &str| Error::invalid(format!("this proof's run cannot be repeated: {why}"));
     let Outcome::Ok { output_hash, output_names, .. } = &claims.outcome else {
@@ -315,8 +311,8 @@ async fn check_inputs(request: &ReplayRequest) -> Result<()> {
         Some(expected) if *expected == found => Ok(()),
         expected => Err(Error::invalid(format!(
             "these are not the inputs of the proof: expected input_hash {}, found {}",
-            expected.map_or_else(|| "none".into(), |h| hex(h)),
-            hex(&found)
+            expected.map_or_else(|| "none".into(), |h| base16ct::lower::encode_string(h)),
+            base16ct::lower::encode_string(&found)
         ))),
     }
 }
@@ -343,7 +339,7 @@ async fn find(catalog: &Catalog, claims: &Claims, wanted: &ModelHash) -> Result<
         };
         Error::not_found(format!(
             "no registered model has the hash {} ({}); the proof names model '{}' version '{}', {here}",
-            hex(&wanted.hash),
+            base16ct::lower::encode_string(&wanted.hash),
             wanted.scheme.name(),
             claims.model_id.escape_debug(),
             claims.model_version.escape_debug()
@@ -464,7 +460,7 @@ fn differences(exec: &Exec, opened: &Opened, device: &str) -> Vec<ProfileDiffere
     let compared = [
         ("engine", exec.engine.clone(), info.engine.clone()),
         ("engine_version", exec.engine_version.clone(), info.version.clone()),
-        ("engine_sha256", hex(&exec.engine_sha256), info.library_sha256.clone()),
+        ("engine_sha256", base16ct::lower::encode_string(&exec.engine_sha256), info.library_sha256.clone()),
         ("device", exec.device.clone(), device.to_owned()),
         ("precision", exec.precision.clone(), opened.determinism.precision.clone()),
         ("switches", exec.switches.join(", "), opened.determinism.switches.join(", ")),

@@ -16,7 +16,7 @@ const SALT_BYTES: usize = 32;
 
 /// Lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    base16ct::lower::encode_string(bytes)
 }
 
 /// Standard, padded base64.
@@ -31,10 +31,7 @@ pub(crate) fn shown(text: &str) -> String {
 
 /// Bytes in hex of either case.
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let bytes = pairs.iter().map(|[high, low]| Some((digit(*high)? << 4) | digit(*low)?)).collect();
-    if rest.is_empty() { bytes } else { None }
+    base16ct::mixed::decode_vec(text).ok()
 }
 
 /// 32 bytes in hex, as a flag's value.

@@ -128,7 +128,7 @@ fn claims(bytes: &[u8]) -> Result<Claims> {
 const CBOR_MAP: u8 = 5;
 
 fn report(replay: &Replay) -> Value {
-    let hex = |h: &[u8; 32]| h.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let hex = |h: &[u8; 32]| base16ct::lower::encode_string(h);
     let tensor = |t: &Tensor| {
         json!({
             "name": t.name(),

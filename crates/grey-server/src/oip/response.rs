@@ -1,14 +1,17 @@
 //! Encoding an answer: a JSON header and the binary tensors' own chunks behind it, not copied.
 
-use std::collections::BTreeMap;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use grey_core::{DType, ELEMENT_LENGTH_BYTES, Error, InferResponse, Parameter, Result, Tensor};
+use grey_core::{AnswerProof, DType, ELEMENT_LENGTH_BYTES, Error, InferResponse, Parameter, Result, Tensor};
 use half::{bf16, f16};
 use serde::Serialize;
 
 use super::{AnswerOptions, shown};
+
+/// What is reserved for a header of usual length, in bytes.
+const HEADER_LENGTH: usize = 512;
+/// Text of a proof's parameters beside its base64: the names, and the session in hex.
+const PROOF_TEXT_LENGTH: usize = 128;
 
 /// An encoded answer.
 #[derive(Clone, Debug)]
@@ -31,7 +34,8 @@ impl Encoded {
 
 /// Writes an answer. Values that JSON cannot hold are refused with the way to get them.
 pub fn encode(response: &InferResponse, options: &AnswerOptions) -> Result<Encoded> {
-    let mut json = Vec::with_capacity(256);
+    let proof_length = response.proof.as_ref().map_or(0, |p| PROOF_TEXT_LENGTH + p.proof.len().div_ceil(3) * 4);
+    let mut json = Vec::with_capacity(HEADER_LENGTH + proof_length);
     json.push(b'{');
     if !response.id.is_empty() {
         json.extend_from_slice(b"\"id\":");
@@ -42,16 +46,19 @@ pub fn encode(response: &InferResponse, options: &AnswerOptions) -> Result<Encod
     write(&mut json, response.model.as_str())?;
     json.extend_from_slice(b",\"model_version\":");
     write(&mut json, response.version.as_str())?;
-    let proof = response.proof.as_ref().map_or_else(BTreeMap::new, |p| {
-        let session: String = p.session.iter().map(|b| format!("{b:02x}")).collect();
-        BTreeMap::from([
-            ("grey_proof".to_owned(), Parameter::Text(STANDARD.encode(&p.proof))),
-            ("grey_session".to_owned(), Parameter::Text(session)),
-        ])
-    });
-    if !response.parameters.is_empty() || !proof.is_empty() {
+    if !response.parameters.is_empty() || response.proof.is_some() {
         json.extend_from_slice(b",\"parameters\":{");
-        for (i, (key, value)) in response.parameters.iter().chain(&proof).enumerate() {
+        if let Some(AnswerProof { proof, session }) = &response.proof {
+            json.extend_from_slice(b"\"grey_proof\":\"");
+            base64_onto(&mut json, proof)?;
+            json.extend_from_slice(b"\",\"grey_session\":\"");
+            json.extend_from_slice(base16ct::lower::encode_string(session).as_bytes());
+            json.push(b'"');
+            if !response.parameters.is_empty() {
+                json.push(b',');
+            }
+        }
+        for (i, (key, value)) in response.parameters.iter().enumerate() {
             comma(&mut json, i);
             write(&mut json, key)?;
             json.push(b':');
@@ -93,6 +100,14 @@ pub fn encode(response: &InferResponse, options: &AnswerOptions) -> Result<Encod
     chunks.extend(tail);
     let len = chunks.iter().map(Bytes::len).sum();
     Ok(Encoded { header_length, chunks, len })
+}
+
+/// Standard, padded base64, which needs no escapes in JSON.
+fn base64_onto(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    let at = out.len();
+    out.resize(at + bytes.len().div_ceil(3) * 4, 0);
+    let written = STANDARD.encode_slice(bytes, out.get_mut(at..).unwrap_or_default());
+    written.map(drop).map_err(|e| Error::internal(format!("cannot write base64: {e}")))
 }
 
 fn comma(out: &mut Vec<u8>, i: usize) {

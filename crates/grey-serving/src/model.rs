@@ -29,10 +29,11 @@ use crate::{
     determinism::ModelDeterminism,
     metrics::ModelMetrics,
     opener::{Opened, Opener},
+    order::{Answer, Company},
     permits::PermitPool,
     profile::RowsVerdict,
-    proving::{Cut, Order, Prover, Subject},
-    queue::{Admission, Answer, Company, Queue, Work, expired},
+    proving::{Cut, Prover, Subject},
+    queue::{Admission, Queue, Work, expired},
     stats::Stats,
 };
 
@@ -202,7 +203,7 @@ impl Model {
         let (reply, answer) = oneshot::channel();
         let accepted = clock::now();
         let (proof, company) = ordered.map_or((None, Company::Any), |(order, company)| (Some(order), company));
-        let to_hash = proof.as_ref().map(Order::inputs);
+        let to_hash = proof.as_ref().map(|order| order.inputs.clone());
         let (tenant, deadline) = (request.tenant.clone(), request.deadline);
         let admission = Admission { inputs, returned, tenant, deadline, company, proof };
         let (ticket, rows) = {

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, OnceLock, Weak,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,28 +11,21 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::Stream;
-use grey_attest::{
-    AttestError, Attester as _, NodeKey, OsRandom, Random, Sessions, Settings, SoftwareAttester, TenantTagKey,
-    code_sha256,
-};
 use grey_core::{
     BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Version, VersionChoice,
 };
 use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
 use parking_lot::{Mutex, RwLock};
-use serde::Serialize;
-use tokio::{
-    sync::{Semaphore, watch},
-    time::MissedTickBehavior,
-};
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     BytesPermit, Machine, ServingConfig,
     api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView},
     budget::BytesBudget,
-    clock,
+    clock::{self, unix_seconds},
     determinism::{SelfTested, decide},
     engines::Engines,
+    identity::{self, Identity},
     isa::isa_class,
     metrics::Metrics,
     model::{Model, Parts, batcher_config, batching_view},
@@ -146,10 +139,6 @@ fn exact(id: &ModelId, version: &Version) -> ModelRef {
     ModelRef { id: id.clone(), version: VersionChoice::Exact(version.clone()) }
 }
 
-fn unix_seconds() -> u64 {
-    clock::since_epoch().as_secs()
-}
-
 impl Node {
     /// Opens the registry in `data` and restores in the background what was loaded.
     pub async fn start(config: ServingConfig, data: DataFolder, engines: Engines) -> Result<Node> {
@@ -158,14 +147,14 @@ impl Node {
         let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines, memory_bytes };
         let loads = Semaphore::new(config.cores.max(1) as usize);
         let metrics = Metrics::new();
-        let (prover, identity) = prover(&config, data.path(), &metrics).map_err(|e| attest_error(&e))?;
+        let (prover, identity) = identity::open(&config, data.path(), &metrics)?;
         let node = Node(Arc::new(Inner {
             permits: PermitPool::new(config.cores),
             budget: BytesBudget::new(config.inflight_bytes_max),
             profiles: Profiles::open(data.path())?,
             wanted: WantedSet::open(data.path())?,
             metrics,
-            prover: Arc::new(prover),
+            prover,
             identity,
             replayer: Replayer::new(REPLAY_PERMIT_KEY),
             device: isa_class(),
@@ -182,7 +171,7 @@ impl Node {
         }));
         let restoring = node.clone();
         tokio::spawn(async move { restoring.restore().await });
-        tokio::spawn(maintain_sessions(Arc::downgrade(&node.0.prover)));
+        tokio::spawn(identity::maintain(Arc::downgrade(&node.0.prover)));
         Ok(node)
     }
 
@@ -194,24 +183,7 @@ impl Node {
     /// The encoded session-bundle of a session of this node, with evidence made over the client's
     /// `nonce` if there is one (8 to 64 bytes); `NotFound` for an unknown session.
     pub async fn session(&self, digest: [u8; 32], nonce: Option<Vec<u8>>) -> Result<Bytes> {
-        let prover = self.0.prover.clone();
-        let work = move || match nonce {
-            None => prover.sessions().bundle(&digest, unix_seconds()),
-            Some(nonce) => prover.sessions().bundle_with_nonce(&digest, &nonce),
-        };
-        // The attester and the disk may take their time.
-        let found = tokio::task::spawn_blocking(work).await;
-        let found = found.map_err(|e| Error::internal(format!("the session was not read: {e}")))?;
-        match found {
-            Ok(Some(bundle)) => Ok(bundle.into()),
-            Ok(None) => Err(Error::not_found("this node has no such session, or it is too long over")),
-            Err(e @ (AttestError::NonceLength { .. } | AttestError::NotRenewable { .. })) => Err(attest_error(&e)),
-            Err(e) => {
-                // It names files of this machine.
-                tracing::error!("a session cannot be shown: {e}");
-                Err(Error::internal("the session cannot be shown: see the node's log"))
-            }
-        }
+        self.0.prover.session(digest, nonce).await
     }
 
     async fn restore(&self) {
@@ -812,64 +784,6 @@ impl<'a> Unanswered<'a> {
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
-    }
-}
-
-/// How a node is known to verifiers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Identity {
-    /// The platform of its evidence, e.g. `SOFTWARE`.
-    pub platform: &'static str,
-    /// Lower-case hex; for `SOFTWARE` the SHA-256 of the file that holds Grey's code.
-    pub measurement: String,
-    /// The key that signs `SOFTWARE` evidence, lower-case hex.
-    pub node_key: String,
-}
-
-fn prover(
-    config: &ServingConfig,
-    data: &std::path::Path,
-    metrics: &Metrics,
-) -> std::result::Result<(Prover, Identity), AttestError> {
-    let random: Arc<dyn Random> = Arc::new(OsRandom);
-    let attester = SoftwareAttester::new(NodeKey::open(data, &*random)?, code_sha256()?);
-    let identity = Identity {
-        platform: attester.platform().name(),
-        measurement: base16ct::lower::encode_string(attester.measurement().bytes()),
-        node_key: base16ct::lower::encode_string(&attester.node_key()),
-    };
-    let tag_key = match config.tenant_tag_key {
-        Some(key) => TenantTagKey::from_bytes(key),
-        None => TenantTagKey::open(data, &*random)?,
-    };
-    let now = unix_seconds();
-    let sessions = Sessions::open(data, Arc::new(attester), random.clone(), Settings::default(), now)?;
-    // Made before anybody waits for it; also says now what would fail then.
-    sessions.current(now)?;
-    let prover = Prover::new(sessions, config.issuer.clone(), tag_key, random, metrics.proofs());
-    Ok((prover, identity))
-}
-
-fn attest_error(e: &AttestError) -> Error {
-    Error::new(e.kind(), e.to_string())
-}
-
-/// How often sessions and their evidence are looked after; evidence may be ten minutes old.
-const SESSIONS_EVERY: Duration = Duration::from_secs(60);
-
-/// Renews sessions for as long as the node lives.
-async fn maintain_sessions(prover: Weak<Prover>) {
-    let mut ticks = tokio::time::interval(SESSIONS_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let Some(prover) = prover.upgrade() else { return };
-        let maintained = tokio::task::spawn_blocking(move || prover.sessions().maintain(unix_seconds())).await;
-        match maintained {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::error!("sessions: {e}"),
-            Err(e) => tracing::error!("sessions were not looked after: {e}"),
-        }
     }
 }
 

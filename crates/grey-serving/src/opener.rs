@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use grey_core::{Dim, Error, ErrorKind, ModelId, ModelRef, Result, Signature, Version, VersionChoice};
+use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version, VersionChoice};
 use grey_engine::{
     Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
 };
@@ -11,11 +11,9 @@ use grey_registry::{Catalog, ModelFile};
 use crate::{
     config::{THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME},
     engines::Engines,
+    madeup,
 };
 
-/// Sizes tried for dimensions that may vary beside the batch axis, when a model is measured: most
-/// models take some sequence length or image side among these.
-const FREE_DIM_SIZES: [u64; 4] = [16, 1, 64, 224];
 /// Runs of the measurement; the fastest counts, the first warms up.
 const MEASURE_RUNS: u32 = 3;
 /// A run of the measurement that takes longer says enough, warmed up or not: it is not repeated.
@@ -137,7 +135,7 @@ fn load_error(e: &HostError) -> Error {
 
 /// Runs one row of zeros a few times and returns the fastest run; `None` if the model takes no such row.
 pub(crate) async fn measure_row(opened: &Opened) -> Option<Duration> {
-    for size in FREE_DIM_SIZES {
+    for size in 0..madeup::sizes_to_try(&opened.signature) {
         let mut fastest: Option<Duration> = None;
         for _ in 0..MEASURE_RUNS {
             let inputs = row_of_zeros(&opened.signature, size)?;
@@ -162,25 +160,15 @@ pub(crate) async fn measure_row(opened: &Opened) -> Option<Duration> {
     None
 }
 
-fn row_of_zeros(signature: &Signature, size: u64) -> Option<Vec<BatchInput>> {
-    let rowwise = signature.batch_candidate().is_ok();
-    let input = |(index, spec): (usize, &grey_core::TensorSpec)| {
-        let shape: Vec<u64> = spec
-            .shape
-            .iter()
-            .enumerate()
-            .map(|(axis, d)| match d {
-                Dim::Fixed(n) => *n,
-                _ if axis == 0 && rowwise => 1,
-                _ => size,
-            })
-            .collect();
+fn row_of_zeros(signature: &Signature, size: usize) -> Option<Vec<BatchInput>> {
+    let shapes = madeup::shapes(signature, 1, size)?;
+    let input = |(index, (spec, shape)): (usize, (&TensorSpec, Vec<u64>))| {
         // Absent parts are filled with zeros by the host's memory.
         let elements = grey_core::element_count(&shape)?;
         let bytes = elements.checked_mul(spec.datatype.size().unwrap_or(grey_core::ELEMENT_LENGTH_BYTES))?;
         (bytes <= MEASURE_INPUT_BYTES_MAX).then(|| BatchInput { index, dtype: spec.datatype, shape, parts: Vec::new() })
     };
-    signature.inputs.iter().enumerate().map(input).collect()
+    signature.inputs.iter().zip(shapes).enumerate().map(input).collect()
 }
 
 /// Largest input that the measurement makes up.
@@ -196,7 +184,7 @@ pub(crate) fn auto_threads(row: Option<Duration>, cores: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use grey_core::DType;
+    use grey_core::{DType, Dim};
 
     use super::*;
 
@@ -216,8 +204,8 @@ mod tests {
             inputs: vec![spec(vec![n(), Dim::Any, Dim::Fixed(3)])],
             outputs: vec![spec(vec![n(), Dim::Fixed(2)])],
         };
-        assert_eq!(row_of_zeros(&s, 16).unwrap()[0].shape, [1, 16, 3]);
+        assert_eq!(row_of_zeros(&s, 0).unwrap()[0].shape, [1, 16, 3]);
         let huge = Signature { inputs: vec![spec(vec![Dim::Fixed(1 << 40)])], outputs: vec![spec(vec![n()])] };
-        assert!(row_of_zeros(&huge, 1).is_none());
+        assert!(row_of_zeros(&huge, 0).is_none());
     }
 }

@@ -5,33 +5,25 @@
 //! own bytes, hashed and then sent, never written in between. All proven answers of one run are
 //! signed together: each by itself where they are few, else by one signature over their tree.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use grey_attest::{Random, Session, Sessions, TenantTagKey};
-use grey_core::{
-    AnswerProof, Error, ErrorKind, InferRequest, ModelId, ProofRequest, Result, Signature, Tensor, Version,
-};
+use grey_core::{AnswerProof, Error, ErrorKind, InferRequest, ModelId, ProofRequest, Result, Signature, Version};
 use grey_engine::EngineInfo;
 use grey_proof::{
     CLAIMS_BYTES_MAX, Claims, Class, Exec, Leaf, Measurement, ModelHash, ModelHashScheme, Outcome, Segment,
-    SignedBatchRoot, TaskId, TensorScheme, Tree, hash_tensors, sign_single,
+    SignedBatchRoot, TaskId, TensorScheme, Tree, sign_single,
 };
 use grey_registry::{HashScheme, Manifest, Sha256Hash};
 
 use crate::{
     batcher, clock,
     determinism::ModelDeterminism,
+    hashing::{bytes_of, hash, is_small},
     metrics::ProofMetrics,
-    queue::{Answer, Company, Unproven},
+    order::{Answer, Company, Inputs, Order, Unproven},
 };
 
-/// Tensors up to this many bytes are hashed where they are; more would hold up a thread that serves
-/// others (0.2 ms with SHA instructions), and go to the blocking pool.
-const INLINE_BYTES_MAX: usize = 256 << 10;
 /// From so many proven answers of one run on, one signature over their tree costs less than one
 /// each (`make bench` measures it).
 const BATCH_FORM_MIN: usize = 2;
@@ -71,53 +63,6 @@ impl Subject {
             HashScheme::Files => ModelHashScheme::Files,
         };
         ModelHash { scheme, hash: manifest.model_hash.sha256.0 }
-    }
-}
-
-/// A proof that was ordered with a request.
-pub(crate) struct Order {
-    nonce: Option<Vec<u8>>,
-    tenant_tag: [u8; 16],
-    inputs: Arc<Inputs>,
-    determinism: Arc<ModelDeterminism>,
-}
-
-/// Inputs as the client sent them, and their hash once somebody has needed it.
-pub(crate) struct Inputs {
-    tensors: Vec<Tensor>,
-    salt: Option<[u8; 32]>,
-    hash: OnceLock<Result<[u8; 32]>>,
-}
-
-impl Inputs {
-    fn hash(&self) -> Result<[u8; 32]> {
-        self.hash.get_or_init(|| hash(&self.tensors, self.salt.as_ref())).clone()
-    }
-
-    /// Hashes them now, or on the blocking pool if they are large: the request has time for it while
-    /// it waits and runs.
-    pub(crate) fn hash_ahead(self: Arc<Self>) {
-        if bytes_of(&self.tensors) <= INLINE_BYTES_MAX {
-            drop(self.hash());
-        } else {
-            tokio::task::spawn_blocking(move || drop(self.hash()));
-        }
-    }
-}
-
-fn hash(tensors: &[Tensor], salt: Option<&[u8; 32]>) -> Result<[u8; 32]> {
-    // Names are unique and dimensions bounded in whatever a request or a model brings.
-    hash_tensors(tensors, salt).map_err(|e| Error::internal(e.to_string()))
-}
-
-fn bytes_of(tensors: &[Tensor]) -> usize {
-    tensors.iter().map(|t| t.data().len()).sum()
-}
-
-impl Order {
-    /// The inputs, for [`Inputs::hash_ahead`].
-    pub(crate) fn inputs(&self) -> Arc<Inputs> {
-        self.inputs.clone()
     }
 }
 
@@ -166,7 +111,7 @@ impl Prover {
         let order = Order {
             nonce: asked.nonce.clone(),
             tenant_tag: self.tag_key.tag(request.tenant.as_str()),
-            inputs: Arc::new(Inputs { tensors: request.inputs.clone(), salt: asked.salt, hash: OnceLock::new() }),
+            inputs: Arc::new(Inputs::new(request.inputs.clone(), asked.salt)),
             determinism: determinism.clone(),
         };
         let most = cut.batcher.max_batch_size.max(1);
@@ -224,7 +169,7 @@ impl Prover {
         let (prover, subject, now) = (self.clone(), subject.clone(), clock::since_epoch());
         let work = move || prover.prove(&subject, answers, now);
         // Behind the run in either case, so that the host takes the next batch meanwhile.
-        if bytes <= INLINE_BYTES_MAX {
+        if is_small(bytes) {
             tokio::spawn(async move { work() });
         } else {
             tokio::task::spawn_blocking(work);
@@ -258,13 +203,13 @@ impl Prover {
                 Err(e) => reply(answer, Err(e)),
             }
         }
-        let signed = if stated.len() < BATCH_FORM_MIN {
-            self.metrics.single.inc_by(stated.len() as u64);
-            stated.into_iter().map(|(a, c)| (a, sign_single(&c, session.signing_key()).map_err(malformed))).collect()
+        let (signed, made): (Vec<_>, _) = if stated.len() < BATCH_FORM_MIN {
+            let alone = |(a, c)| (a, sign_single(&c, session.signing_key()).map_err(malformed));
+            (stated.into_iter().map(alone).collect(), &self.metrics.single)
         } else {
-            self.metrics.batch.inc_by(stated.len() as u64);
-            self.sign_together(stated, &session)
+            (self.sign_together(stated, &session), &self.metrics.batch)
         };
+        made.inc_by(signed.iter().filter(|(_, proof)| proof.is_ok()).count() as u64);
         for (answer, proof) in signed {
             let proof = proof.map(|p| AnswerProof { proof: p.into(), session: *session.digest() });
             reply(answer, proof);
@@ -295,7 +240,7 @@ impl Prover {
         let outputs = &answer.answer.outputs;
         let hashes = Hashes {
             input: answer.order.inputs.hash()?,
-            output: hash(outputs, answer.order.inputs.salt.as_ref())?,
+            output: hash(outputs, answer.order.inputs.salt())?,
             names: outputs.iter().map(|t| t.name().to_owned()).collect(),
         };
         let draft = Draft {
@@ -356,12 +301,6 @@ impl Prover {
     }
 }
 
-impl Inputs {
-    fn unhashed_bytes(&self) -> usize {
-        if self.hash.get().is_some() { 0 } else { bytes_of(&self.tensors) }
-    }
-}
-
 /// Claims that need only hashes, time and chance.
 struct Draft<'a> {
     issuer: &'a str,
@@ -410,7 +349,7 @@ impl Draft<'_> {
             model_version: self.subject.version.to_string(),
             model_hash: Some(self.subject.model_hash),
             outcome: Outcome::Ok { input_hash: input, output_hash: output, output_names: names },
-            tensor_scheme: match self.order.inputs.salt {
+            tensor_scheme: match self.order.inputs.salt() {
                 None => TensorScheme::Plain,
                 Some(_) => TensorScheme::Salted,
             },
@@ -477,7 +416,7 @@ mod tests {
     use std::io;
 
     use grey_attest::{NodeKey, Settings, SoftwareAttester};
-    use grey_core::{DType, Dim, ModelRef, Tenant, TensorSpec, VersionChoice};
+    use grey_core::{DType, Dim, ModelRef, Tenant, Tensor, TensorSpec, VersionChoice};
     use grey_proof::{Bundle, Filler, Known, Policy, Proof, SessionBundle, SoftwareKeys, verify};
     use parking_lot::Mutex;
     use tokio::sync::oneshot;

@@ -3,14 +3,14 @@
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use grey_core::{AnswerProof, Error, ErrorKind, Result, Signature, Tenant, Tensor};
+use grey_core::{Error, ErrorKind, Result, Signature, Tenant, Tensor};
 use grey_engine::{BatchInput, EngineInfo, RunOutputs};
 use tokio::sync::oneshot;
 
 use crate::{
     assemble::{RunRows, assemble},
     batcher::{Batch, Batcher, BatcherConfig, Cancelled, Finished, Readiness, Rejected, RunResult, Segment, Submit},
-    proving::Order,
+    order::{Answer, Company, Order, Unproven},
     stats::RunTimes,
 };
 
@@ -24,17 +24,6 @@ struct RunKey {
     wanted: Vec<usize>,
     /// The request that shares with nobody.
     only: Option<u64>,
-}
-
-/// Who may stand in a run beside a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Company {
-    /// Whoever has the same key.
-    Any,
-    /// Nobody; it is cut into full batches and padded as others are.
-    Nobody,
-    /// Nobody, and it runs in one piece, unpadded.
-    NobodyWhole,
 }
 
 /// Numbers for values in use: equal values get equal numbers as long as one of them is in use, so
@@ -100,25 +89,6 @@ struct Ran {
     rows: Arc<RunRows>,
     times: RunTimes,
     engine: Arc<EngineInfo>,
-}
-
-/// An answer that waits for its proof.
-pub(crate) struct Unproven {
-    pub(crate) reply: oneshot::Sender<Result<Answer>>,
-    pub(crate) answer: Answer,
-    pub(crate) order: Order,
-    pub(crate) segments: Vec<Segment>,
-    /// The runtimes of its runs, one per run.
-    pub(crate) engines: Vec<Arc<EngineInfo>>,
-}
-
-/// What a run gave to one request.
-pub(crate) struct Answer {
-    pub(crate) outputs: Vec<Tensor>,
-    pub(crate) queue_time: std::time::Duration,
-    /// Of the last run, if the request was split.
-    pub(crate) times: RunTimes,
-    pub(crate) proof: Option<AnswerProof>,
 }
 
 /// A request as the queue takes it.

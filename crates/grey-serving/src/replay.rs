@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use grey_core::{Error, ErrorKind, Payload, Result, Tensor};
 use grey_engine::{BatchInput, Host, RunError};
-use grey_proof::{Claims, Class, Exec, Filler, ModelHash, Outcome, Segment, TensorScheme, hash_tensors};
+use grey_proof::{Claims, Class, Exec, Filler, ModelHash, Outcome, Segment, TensorScheme};
 use grey_registry::{Catalog, Manifest};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use crate::{
     assemble::{RunRows, assemble},
     budget::BytesBudget,
+    hashing::hash_off,
     opener::{Opened, Opener},
     permits::PermitPool,
     proving::Subject,
@@ -43,8 +44,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const PADDING_ROWS_MAX: u64 = 1 << 17;
 /// Most threads that a proof may ask for: as many as large machines have cores.
 const THREADS_MAX: u64 = 256;
-/// Tensors up to this many bytes are hashed where they are, more on the blocking pool.
-const INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// What is to be replayed.
 #[derive(Clone, Debug)]
@@ -258,17 +257,6 @@ impl Opened {
     fn lives(&self) -> bool {
         self.host.exited().now_or_never().is_none()
     }
-}
-
-/// Hashes tensors, large ones on the blocking pool.
-async fn hash_off(tensors: &[Tensor], salt: Option<[u8; 32]>) -> Result<[u8; 32]> {
-    let bytes: usize = tensors.iter().map(|t| t.data().len()).sum();
-    let tensors = tensors.to_vec();
-    let work = move || hash_tensors(&tensors, salt.as_ref()).map_err(|e| Error::invalid(e.to_string()));
-    if bytes <= INLINE_BYTES_MAX {
-        return work();
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("hashing failed: {e}")))?
 }
 
 fn repeatable(claims: &Claims) -> Result<Repeatable<'_>> {

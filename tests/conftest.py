@@ -168,13 +168,14 @@ def in_background(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
 def busy(node: GreyNode, model: str) -> None:
     """Wait until a run keeps the host's processor busy."""
     pid = node.host_pids(model)[0]
+    before = cpu_ticks(pid)
+    wait_until(lambda: cpu_ticks(pid) > before + 10, "the host to be busy")
 
-    def ticks() -> int:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return int(fields[11]) + int(fields[12])
 
-    before = ticks()
-    wait_until(lambda: ticks() > before + 10, "the host to be busy")
+def cpu_ticks(pid: int) -> int:
+    """Processor time of a process so far, in hundredths of a second."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def gauge(node: GreyNode, name: str, **labels: str) -> float | None:

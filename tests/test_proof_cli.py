@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import GreyNode
+from support.proofs import hash_of
 
 NOT_VALID = 4
 # By way of a 64-bit float the last number would be rounded twice, to another FP32 than the node's.
@@ -254,6 +256,26 @@ def test_a_replay_that_differs_says_in_what(proven: Proven) -> None:
     done = proven.node.cli("proof", "replay", forged, "--input", proven.at("x.json"), code=NOT_VALID)
     assert done.stdout.startswith("profile-differs: ")
     assert f"engine_version: recorded {other.decode()}, here {version.decode()}" in done.stdout
+
+
+def test_a_replay_tells_by_how_much_numbers_differ(proven: Proven) -> None:
+    """Recorded outputs of which one is the next larger float."""
+    y = json.loads((proven.folder / "y.json").read_text())
+    outputs = [{k: t[k] for k in ("name", "datatype", "shape", "data")} for t in y["outputs"]]
+    values = np.array(outputs[0]["data"], np.float32)
+    values[1] = np.nextafter(values[1], np.float32(np.inf))
+    outputs[0]["data"] = values.tolist()
+    forged = proven.forged(bytes.fromhex(proven.view["output_hash"]), hash_of(outputs))
+    args = ["proof", "replay", forged, "--input", proven.at("x.json")]
+    args += ["--output", proven.write("y2.json", {"outputs": outputs})]
+    said = proven.node.cli(*args, code=NOT_VALID).stdout
+    assert re.search(
+        r"^output y: 1 of 6 elements differ; at most by \S+ absolute, \S+ relative, 1 unit in the last place$",
+        said,
+        re.MULTILINE,
+    ), said
+    told = json.loads(proven.node.cli("--json", *args, code=NOT_VALID).stdout)["output_differences"]
+    assert [(d["differing"], d["largest_ulps"]) for d in told] == [(1, 1)]
 
 
 def test_salted_proofs_need_their_salt(proven: Proven) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,9 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from conftest import GreyNode, gauge, wait_until
-from support.proofs import Answer, bundle, check, known_tensor, node_key, prove, replay, session, tensor
-from support.second_verifier import cbor, verify, verify_session
+from conftest import FOREVER, GreyNode, alive, children, cpu_ticks, gauge, in_background, spin, wait_until
+from support.proofs import (
+    Answer,
+    bundle,
+    check,
+    hash_of,
+    known_tensor,
+    node_key,
+    prove,
+    replay,
+    restated,
+    session,
+    tensor,
+)
+from support.second_verifier import verify, verify_session
 
 # `make soak` asks for more.
 PROVEN_REQUESTS = int(os.environ.get("GREY_PROVEN_REQUESTS", "500"))
@@ -438,12 +451,8 @@ def test_a_replay_says_what_is_wrong(proving: GreyNode, start: Callable[..., Gre
 
 
 def forged(answer: Answer, segments: list[list[int]], threads: int = 1) -> Answer:
-    """The proof with another profile, which no signature covers."""
-    sign1 = cbor.decode(answer.proof)
-    claims = cbor.decode(sign1.item[2])
-    claims[-70009] |= {4: threads, 5: segments}
-    items = [*sign1.item[:2], cbor.encode(claims), sign1.item[3]]
-    proof = cbor.encode(cbor.Tag(18, items))
+    """The proof with another profile."""
+    proof = restated(answer.proof, {-70009: answer.exec | {4: threads, 5: segments}})
     return Answer(answer.model, answer.inputs, answer.outputs, proof, answer.session)
 
 
@@ -481,6 +490,43 @@ def test_many_replays_at_once_are_answered_or_told_to_wait(proving: GreyNode) ->
             assert reply.error == "16 replays wait already"
             assert reply.headers["Retry-After"] == "1"
     assert any(r.status == 200 for r in replies)
+
+
+def replaying(node: GreyNode, answer: Answer, model: str) -> tuple[threading.Thread, list[Any], int]:
+    """A replay in the background, which has a host of its own that runs, and the host's pid."""
+    others = node.host_pids(model)
+    thread, result = in_background(lambda: replay(node, answer))
+    host = wait_until(lambda: next((p for p in children(node.process.pid) if p not in others), None), "a host")
+    wait_until(lambda: cpu_ticks(host) > 20, "the replay to run")
+    return thread, result, host
+
+
+def test_a_drain_lets_a_replay_finish(start: Callable[..., GreyNode], models: Path) -> None:
+    node = start()
+    node.add("spin", models / "spin.onnx")
+    request = spin(1_500_000)
+    answer = prove(node, "spin", request["inputs"])
+    thread, result, host = replaying(node, answer, "spin")
+    os.kill(node.process.pid, signal.SIGTERM)
+    thread.join()
+    assert result[0].json["result"] == "reproduced"
+    assert node.process.wait(20) == 0
+    assert not alive(host)
+
+
+def test_a_drain_ends_a_replay_that_takes_too_long(start: Callable[..., GreyNode], models: Path) -> None:
+    node = start(config="drain_seconds: 1\n")
+    node.add("spin", models / "spin.onnx")
+    answer = prove(node, "spin", spin(1)["inputs"])
+    endless = spin(FOREVER)["inputs"]
+    proof = restated(answer.proof, {-70006: hash_of(endless)})
+    answer = Answer("spin", endless, answer.outputs, proof, answer.session)
+    thread, result, host = replaying(node, answer, "spin")
+    os.kill(node.process.pid, signal.SIGTERM)
+    assert node.process.wait(20) == 0
+    thread.join()
+    assert result[0].status == 503, result[0].body
+    assert not alive(host)
 
 
 def test_a_model_that_was_replaced_is_not_replayed(start: Callable[..., GreyNode], models: Path) -> None:

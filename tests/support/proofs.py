@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from conftest import GreyNode
 from support.second_verifier import cbor, verify
+from support.second_verifier.tensors import Tensor, tensor_hash
 
 DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int64): "INT64"}
 
@@ -30,6 +31,12 @@ def known_tensor(t: dict[str, Any]) -> dict[str, Any]:
         "shape": t["shape"],
         "data": base64.b64encode(data).decode(),
     }
+
+
+def hash_of(tensors: list[dict[str, Any]]) -> bytes:
+    """The hash of inputs or outputs of OIP's JSON."""
+    known = [known_tensor(t) for t in tensors]
+    return tensor_hash([Tensor(**t | {"data": base64.b64decode(t["data"])}) for t in known], None)
 
 
 @dataclass
@@ -78,6 +85,14 @@ def prove(node: GreyNode, model: str, inputs: list[dict[str, Any]], **parameters
     return Answer(
         model, inputs, answer["outputs"], base64.b64decode(given["grey_proof"], validate=True), given["grey_session"]
     )
+
+
+def restated(proof: bytes, claims: dict[int, Any]) -> bytes:
+    """A proof of the single form with other claims, which its signature does not cover."""
+    sign1 = cbor.decode(proof)
+    stated = cbor.decode(sign1.item[2]) | claims
+    items = [*sign1.item[:2], cbor.encode(stated), sign1.item[3]]
+    return cbor.encode(cbor.Tag(18, items))
 
 
 def session(node: GreyNode, digest: str, query: str = "") -> bytes:

@@ -39,7 +39,7 @@ def test_kill_host_under_load(start: Any, models: Path) -> None:
             if reply.status == 200:
                 if not np.allclose(reply.json["outputs"][0]["data"], expected[i % 7], rtol=1e-4):
                     wrong.append(f"row {i}")
-            elif reply.status != 503 or "try again" not in reply.error or "Retry-After" not in reply.headers:
+            else:
                 wrong.append(f"{reply.status} {reply.body!r}")
 
     threads = [threading.Thread(target=client, args=(k * 1000,)) for k in range(4)]
@@ -55,8 +55,8 @@ def test_kill_host_under_load(start: Any, models: Path) -> None:
     for t in threads:
         t.join()
     assert not wrong, wrong[:3]
-    # Only what was inside a run fails: at most one batch of the four clients per death.
-    assert statuses.count(503) <= 3 * len(threads), statuses.count(503)
+    # What was inside a run ran again.
+    assert set(statuses) == {200}
     assert 'grey_ai_engine_restarts_total{model="mlp",version="1"} 3' in node.request("GET", "/metrics").body.decode()
 
 

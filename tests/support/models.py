@@ -164,6 +164,32 @@ def spin() -> onnx.ModelProto:
     )
 
 
+def count() -> onnx.ModelProto:
+    """Counts to each row's own `n`: rows that do not mix, in a run as long as the largest `n` says."""
+    body = h.make_graph(
+        [
+            h.make_node("Identity", ["keep"], ["keep_out"]),
+            h.make_node("Less", ["i", "n"], ["below"]),
+            h.make_node("Cast", ["below"], ["step"], to=T.FLOAT),
+            h.make_node("Add", ["acc", "step"], ["acc_out"]),
+        ],
+        "body",
+        [value("i", T.INT64, []), value("keep", T.BOOL, []), value("acc", T.FLOAT, ["N", 1])],
+        [value("keep_out", T.BOOL, []), value("acc_out", T.FLOAT, ["N", 1])],
+    )
+    return model(
+        [
+            h.make_node("ReduceMax", ["n"], ["most"], keepdims=0),
+            h.make_node("Sub", ["n", "n"], ["zero"]),
+            h.make_node("Cast", ["zero"], ["begin"], to=T.FLOAT),
+            h.make_node("Loop", ["most", "true", "begin"], ["y"], body=body),
+        ],
+        [value("n", T.INT64, ["N", 1])],
+        [value("y", T.FLOAT, ["N", 1])],
+        [constant("true", np.array(True))],
+    )
+
+
 def slow(times: int) -> onnx.ModelProto:
     """Multiplies by 1 so often: rows that do not mix, in runs that take a while."""
     body = h.make_graph(
@@ -393,6 +419,7 @@ def main(folder: Path) -> None:
         "scalar": scalar(),
         "sequence": sequence(),
         "spin": spin(),
+        "count": count(),
         "slow": slow(40_000),
         "slower": slow(800_000),
     } | {f"identity_{name.lower()}": identity(kind, ["N", 2]) for name, kind in DTYPES.items()}

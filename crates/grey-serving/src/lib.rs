@@ -23,6 +23,7 @@ pub mod probe;
 mod probing;
 mod profile;
 mod proving;
+mod quarantine;
 mod queue;
 pub mod random;
 mod replay;

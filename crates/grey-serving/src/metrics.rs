@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     /// The labels in use of each version, so that they go with it.
     inference_labels: Mutex<HashMap<ModelLabels, HashSet<InferenceLabels>>>,
     restarts: Family<ModelLabels, Counter>,
+    quarantined: Family<ModelLabels, Counter>,
     queue_rows: Family<ModelLabels, Gauge>,
     rejected: Family<ReasonLabels, Counter>,
     proofs: Family<FormLabels, Counter>,
@@ -91,6 +92,7 @@ impl Metrics {
             inferences: Family::default(),
             inference_labels: Mutex::default(),
             restarts: Family::default(),
+            quarantined: Family::default(),
             queue_rows: Family::default(),
             rejected: Family::default(),
             proofs: Family::default(),
@@ -111,6 +113,11 @@ impl Metrics {
             r.register("batch_size", "Rows of one run, before padding", m.batch_size.clone());
             r.register("inferences", "Requests by outcome", m.inferences.clone());
             r.register("engine_restarts", "Engine hosts started again after they died", m.restarts.clone());
+            r.register(
+                "quarantined",
+                "Requests that harmed others and whose inputs were refused from then on, for a minute",
+                m.quarantined.clone(),
+            );
             r.register("queue_rows", "Rows waiting in the queue", m.queue_rows.clone());
             r.register("rejected", "Requests refused before they were accepted, by reason", m.rejected.clone());
             r.register("proofs", "Proofs made, by form", m.proofs.clone());
@@ -130,6 +137,7 @@ impl Metrics {
             execute: self.execute.get_or_create_owned(&labels),
             batch_size: self.batch_size.get_or_create_owned(&labels),
             restarts: self.restarts.get_or_create_owned(&labels),
+            quarantined: self.quarantined.get_or_create_owned(&labels),
             queue_rows: self.queue_rows.get_or_create_owned(&labels),
             outcomes: Mutex::default(),
             all: self.clone(),
@@ -150,6 +158,7 @@ impl Metrics {
             family.remove(&labels);
         }
         self.restarts.remove(&labels);
+        self.quarantined.remove(&labels);
         self.queue_rows.remove(&labels);
         for series in self.inference_labels.lock().remove(&labels).unwrap_or_default() {
             self.inferences.remove(&series);
@@ -194,6 +203,7 @@ pub(crate) struct ModelMetrics {
     pub(crate) execute: Histogram,
     pub(crate) batch_size: Histogram,
     pub(crate) restarts: Counter,
+    pub(crate) quarantined: Counter,
     pub(crate) queue_rows: Gauge,
     duration: Histogram,
     // Tenants here are bounded as labels are; a tenant beyond the cap maps to the shared counter.

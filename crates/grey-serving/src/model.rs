@@ -23,17 +23,19 @@ use tokio::{
 
 use crate::{
     api::{BatchingView, HostView, ProofsView},
-    batcher::{BatcherConfig, Buckets, Hold, Readiness},
+    batcher::{BatcherConfig, Buckets, Hold, Readiness, RunResult},
     clock,
     config::{BatchingConfig, HoldPolicy, ModelConfig, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN},
     determinism::ModelDeterminism,
+    hashing::hash_off,
     metrics::ModelMetrics,
-    opener::{Opened, Opener},
+    opener::{Opened, Opener, measure_row},
     order::{Answer, Company},
     permits::PermitPool,
     profile::RowsVerdict,
     proving::{Cut, Prover, Subject},
-    queue::{Admission, Queue, Work, expired},
+    quarantine::{QUARANTINE, Quarantine},
+    queue::{Admission, Culprit, Queue, RunFailed, Unanswered, Work, expired},
     stats::Stats,
 };
 
@@ -65,6 +67,7 @@ pub(crate) struct Model {
     utf8_strings: bool,
     /// Set while no host lives and the breaker is open.
     outage: Mutex<Option<Error>>,
+    quarantine: Mutex<Quarantine>,
     rows: Mutex<RowsVerdict>,
     determinism: Mutex<Arc<ModelDeterminism>>,
     slowest_us: AtomicU64,
@@ -85,7 +88,12 @@ enum Phase {
 /// Why an instance stopped serving.
 enum Ended {
     Closed,
-    Died(HostExit),
+    Died {
+        exit: HostExit,
+        /// Whether it ran requests. Their batch is halved, so that the death is pinned on one of
+        /// them or on nobody that comes again.
+        running: bool,
+    },
 }
 
 /// A host that lives.
@@ -141,6 +149,7 @@ impl Model {
             hosts_changed: Notify::new(),
             utf8_strings: first.host.hello().engine.utf8_strings,
             outage: Mutex::default(),
+            quarantine: Mutex::default(),
             rows: Mutex::new(parts.rows),
             determinism: Mutex::new(Arc::new(parts.determinism)),
             slowest_us: AtomicU64::new(parts.bucket_us.values().copied().max().unwrap_or(0)),
@@ -175,6 +184,7 @@ impl Model {
         if let Some(outage) = self.outage.lock().clone() {
             return Err(outage);
         }
+        self.check_quarantine(&request).await?;
         let ordered = match &request.proof {
             None => None,
             Some(asked) => {
@@ -228,6 +238,34 @@ impl Model {
             queue_time: answer.queue_time,
             execute_time: answer.times.execute,
         })
+    }
+
+    /// `Err` for inputs of this tenant that have harmed others lately.
+    async fn check_quarantine(&self, request: &InferRequest) -> Result<()> {
+        if self.quarantine.lock().spares(clock::now(), &request.tenant) {
+            return Ok(());
+        }
+        let hash = hash_off(&request.inputs, None).await?;
+        match self.quarantine.lock().refusal(clock::now(), &request.tenant, hash) {
+            None => Ok(()),
+            Some(refusal) => Err(refusal),
+        }
+    }
+
+    /// Puts the inputs of culprits into quarantine, and then tells them.
+    async fn blame(&self, culprits: Vec<Culprit>) {
+        for Culprit { reply, tenant, inputs, error } in culprits {
+            let told = format!("{}; these inputs are not run again for {} s", error.message(), QUARANTINE.as_secs());
+            let error = Error::new(error.kind(), told);
+            tracing::warn!(model = %self.id, version = %self.version, tenant = tenant.as_str(), "quarantined: {error}");
+            match hash_off(&inputs, None).await {
+                Ok(hash) => self.quarantine.lock().put(clock::now(), tenant, hash, error.clone()),
+                Err(e) => tracing::error!("not quarantined: {e}"),
+            }
+            self.metrics.quarantined.inc();
+            // The receiver is gone when the caller went away in this moment; then nobody waits.
+            drop(reply.send(Err(error)));
+        }
     }
 
     /// `Ok` while a host lives.
@@ -341,6 +379,8 @@ impl Model {
         let mut phase = self.phase.subscribe();
         let mut policy = RestartPolicy::default();
         let mut first = opened.is_some();
+        // Whether the next host is to show first that it can run at all.
+        let mut doubted = false;
         loop {
             let host = match opened.take() {
                 Some(o) => o,
@@ -350,6 +390,12 @@ impl Model {
                 },
             };
             first = true;
+            if doubted && !self.can_run(&host, &mut phase).await {
+                tracing::warn!(model = %self.id, version = %self.version, "engine host died of a row of zeros");
+                policy.died(clock::now(), Life::NeverReady);
+                continue;
+            }
+            doubted = false;
             self.host_up(index, &host);
             let (up, mut served) = (clock::now(), false);
             let ended = self.serve(&host, permits, &mut phase, &mut served).await;
@@ -361,13 +407,29 @@ impl Model {
                     host.host.unload().await;
                     return;
                 }
-                Ended::Died(exit) => {
+                Ended::Died { exit, running } => {
                     tracing::warn!(model = %self.id, version = %self.version, "engine host died: {exit}");
                     let now = clock::now();
-                    let life = if served { Life::Served } else { Life::Idle(now.saturating_duration_since(up)) };
-                    policy.died(now, life);
+                    match (running, served) {
+                        (true, true) => policy = RestartPolicy::default(),
+                        // The requests' fault, unless no host of this model can run anything.
+                        (true, false) => doubted = true,
+                        (false, true) => policy.died(now, Life::Served),
+                        (false, false) => policy.died(now, Life::Idle(now.saturating_duration_since(up))),
+                    }
                 }
             }
+        }
+    }
+
+    /// Whether the host survives a row of zeros, where such rows are known to run.
+    async fn can_run(&self, opened: &Opened, phase: &mut watch::Receiver<Phase>) -> bool {
+        if !self.bucket_us.lock().contains_key(&1) {
+            return true;
+        }
+        tokio::select! {
+            _ = measure_row(opened, 1) => opened.lives(),
+            () = closed(phase) => true,
         }
     }
 
@@ -485,14 +547,14 @@ impl Model {
                 tokio::select! {
                     () = self.work.notified() => {}
                     () = timer => {}
-                    exit = opened.host.exited() => return Ended::Died(exit),
+                    exit = opened.host.exited() => return Ended::Died { exit, running: false },
                     () = closed(phase) => return Ended::Closed,
                 }
                 continue;
             }
             let permit = tokio::select! {
                 p = permits.acquire(self.permit_key, self.threads) => p,
-                exit = opened.host.exited() => return Ended::Died(exit),
+                exit = opened.host.exited() => return Ended::Died { exit, running: false },
                 () = closed(phase) => return Ended::Closed,
             };
             let taken = {
@@ -507,7 +569,7 @@ impl Model {
             let died = self.run(opened, work, served).await;
             drop(permit);
             if let Some(exit) = died {
-                return Ended::Died(exit);
+                return Ended::Died { exit, running: true };
             }
         }
     }
@@ -535,43 +597,41 @@ impl Model {
                 (Ok(out), None)
             }
             Err(e) => {
-                let (error, exit) = self.run_error(e);
-                (Err(error), exit)
+                let (failed, exit) = self.run_error(e);
+                (Err(failed), exit)
             }
         };
-        let unproven = {
+        let Unanswered { unproven, culprits } = {
             let mut queue = self.queue.lock();
-            let unproven = queue.finish(clock::now(), &work, result, &self.signature, &opened.info);
+            let left = queue.finish(clock::now(), &work, result, &self.signature, &opened.info);
             self.metrics.queue_rows.set(i64::from(queue.rows()));
-            unproven
+            left
         };
         self.prover.deliver(&self.subject, unproven);
+        self.blame(culprits).await;
         died
     }
 
-    fn run_error(&self, e: RunError) -> (Error, Option<HostExit>) {
+    fn run_error(&self, e: RunError) -> (RunFailed, Option<HostExit>) {
         let name = format!("model '{}' version '{}'", self.id, self.version);
+        let error = |why: String| Error::new(ErrorKind::ModelFailed, format!("{name}{why}"));
         match e {
             RunError::Model(why) => {
-                (Error::new(ErrorKind::ModelFailed, format!("{name} failed on this input: {why}")), None)
+                (RunFailed { how: RunResult::Failed, error: error(format!(" failed on this input: {why}")) }, None)
             }
             // Runs of requests are never given up.
-            RunError::GivenUp => (Error::internal(format!("{name}: {e}")), None),
-            RunError::Timeout { limit, exit } => (
-                Error::new(
-                    ErrorKind::ModelFailed,
-                    format!("{name}: the run took longer than {limit:?} (run_timeout) and its host was ended"),
-                ),
-                Some(exit),
-            ),
-            RunError::HostDied(exit) => (
-                Error::new(
-                    ErrorKind::HostDied,
-                    format!("{name}: the engine host died while it ran this request ({}); try again", exit.status),
-                )
-                .with_retry_after(RETRY_AFTER_DEATH),
-                Some(exit),
-            ),
+            RunError::GivenUp => {
+                (RunFailed { how: RunResult::Failed, error: Error::internal(format!("{name}: {e}")) }, None)
+            }
+            RunError::Timeout { limit, exit } => {
+                let error = error(format!(": the run took longer than {limit:?} (run_timeout) and its host was ended"));
+                (RunFailed { how: RunResult::TimedOut, error }, Some(exit))
+            }
+            RunError::HostDied(exit) => {
+                let error =
+                    error(format!(": the engine host died while it ran this request by itself ({})", exit.status));
+                (RunFailed { how: RunResult::Died, error }, Some(exit))
+            }
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
     isa::isa_class,
     metrics::Metrics,
     model::{Model, Parts, batcher_config, batching_view},
-    opener::{Opened, Opener, auto_threads, measure_row},
+    opener::{MEASURE_RUNS, Opened, Opener, auto_threads, measure_row},
     permits::PermitPool,
     probing::{Probing, sizes_to_test, worth_testing},
     profile::{ProfileKey, ProfileRecord, Profiles, ProofsOption, RowsVerdict},
@@ -647,7 +647,7 @@ impl Node {
         let record = match self.0.profiles.read(&key)? {
             Some(r) => r,
             None => {
-                let row = measure_row(&opened).await;
+                let row = measure_row(&opened, MEASURE_RUNS).await;
                 let threads = config.threads.unwrap_or_else(|| auto_threads(row, self.0.config.cores));
                 let mut r = ProfileRecord::new(key, threads);
                 r.memory_bytes = opened.memory_bytes;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version, VersionChoice};
 use grey_engine::{
     Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// Runs of the measurement; the fastest counts, the first warms up.
-const MEASURE_RUNS: u32 = 3;
+pub(crate) const MEASURE_RUNS: u32 = 3;
 /// A run of the measurement that takes longer says enough, warmed up or not: it is not repeated.
 const MEASURE_ENOUGH: Duration = Duration::from_secs(1);
 /// A host whose run of one row takes longer than this is ended, as no answer would wait for it.
@@ -35,6 +36,12 @@ pub(crate) struct Opened {
     pub(crate) library_sha256: String,
     pub(crate) memory_bytes: u64,
     pub(crate) threads: u32,
+}
+
+impl Opened {
+    pub(crate) fn lives(&self) -> bool {
+        self.host.exited().now_or_never().is_none()
+    }
 }
 
 /// Opens versions.
@@ -133,11 +140,11 @@ fn load_error(e: &HostError) -> Error {
     }
 }
 
-/// Runs one row of zeros a few times and returns the fastest run; `None` if the model takes no such row.
-pub(crate) async fn measure_row(opened: &Opened) -> Option<Duration> {
+/// Runs one row of zeros so often and returns the fastest run; `None` if the model takes no such row.
+pub(crate) async fn measure_row(opened: &Opened, runs: u32) -> Option<Duration> {
     for size in 0..madeup::sizes_to_try(&opened.signature) {
         let mut fastest: Option<Duration> = None;
-        for _ in 0..MEASURE_RUNS {
+        for _ in 0..runs {
             let inputs = row_of_zeros(&opened.signature, size)?;
             let wanted = (0..opened.signature.outputs.len()).collect();
             match opened.host.run(opened.handle, inputs, wanted, Some(MEASURE_TIMEOUT)).await {

@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use crate::{
     assemble::{RunRows, assemble},
-    batcher::{Batch, Batcher, BatcherConfig, Cancelled, Finished, Readiness, Rejected, RunResult, Segment, Submit},
+    batcher::{
+        Batch, Batcher, BatcherConfig, Cancelled, End, Finished, Readiness, Rejected, RunResult, Segment, Submit,
+    },
     order::{Answer, Company, Order, Unproven},
     stats::RunTimes,
 };
@@ -71,6 +73,7 @@ struct Pending {
     /// In the signature's order.
     inputs: Vec<Tensor>,
     key: u64,
+    tenant: Tenant,
     tenant_id: u64,
     /// Positions of the outputs to return, in the order asked for.
     returned: Vec<usize>,
@@ -108,6 +111,31 @@ pub(crate) struct Work {
     pub(crate) wanted: Vec<usize>,
     /// Whether the first axis of all tensors counts rows.
     pub(crate) batched: bool,
+}
+
+/// A run that gave nothing.
+pub(crate) struct RunFailed {
+    /// How: not [`RunResult::Ok`].
+    pub(crate) how: RunResult,
+    /// What the requests are told that it fails.
+    pub(crate) error: Error,
+}
+
+/// A request that failed by itself and harmed others, or its host.
+pub(crate) struct Culprit {
+    pub(crate) reply: oneshot::Sender<Result<Answer>>,
+    pub(crate) tenant: Tenant,
+    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) error: Error,
+}
+
+/// What is left to do for the requests of a run.
+#[derive(Default)]
+pub(crate) struct Unanswered {
+    /// Their answers are to be proven before.
+    pub(crate) unproven: Vec<Unproven>,
+    /// Their inputs are to be put in quarantine before.
+    pub(crate) culprits: Vec<Culprit>,
 }
 
 /// See the module.
@@ -160,10 +188,21 @@ impl Queue {
             self.tenants.release(tenant_id);
             return Err(refusal(rejected));
         }
-        let Admission { inputs, returned, proof, .. } = admission;
+        let Admission { inputs, returned, proof, tenant, .. } = admission;
         self.pending.insert(
             ticket,
-            Pending { inputs, key, tenant_id, returned, reply, accepted: now, started: None, runs: Vec::new(), proof },
+            Pending {
+                inputs,
+                key,
+                tenant,
+                tenant_id,
+                returned,
+                reply,
+                accepted: now,
+                started: None,
+                runs: Vec::new(),
+                proof,
+            },
         );
         Ok((ticket, rows))
     }
@@ -221,24 +260,30 @@ impl Queue {
         Some(Work { batch, inputs, wanted, batched: self.enabled })
     }
 
-    /// A run ended: answers every request that is complete, and returns those whose answers are to
-    /// be proven before.
+    /// A run ended: answers every request that is complete, and returns those that are not to be
+    /// answered yet. What shared a failed run with others waits to run again.
     pub(crate) fn finish(
         &mut self,
         now: Instant,
         work: &Work,
-        result: std::result::Result<RunOutputs, Error>,
+        result: std::result::Result<RunOutputs, RunFailed>,
         signature: &Signature,
         engine: &Arc<EngineInfo>,
-    ) -> Vec<Unproven> {
+    ) -> Unanswered {
         let run = work.batch.run;
         let result = result.and_then(|out| {
             let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
             let bucket = work.batched.then_some(work.batch.bucket);
-            let rows = RunRows::new(out.outputs, bucket, signature)?;
+            let rows = RunRows::new(out.outputs, bucket, signature)
+                .map_err(|error| RunFailed { how: RunResult::Failed, error })?;
             Ok(Ran { run, rows: Arc::new(rows), times, engine: engine.clone() })
         });
-        let outcome = if result.is_ok() { RunResult::Ok } else { RunResult::Failed };
+        let outcome = match &result {
+            Ok(_) => RunResult::Ok,
+            // Nobody would run it again.
+            Err(_) if self.closed.is_some() => RunResult::Abandoned,
+            Err(failed) => failed.how,
+        };
         if let Ok(ran) = &result {
             for part in &work.batch.parts {
                 if let Some(p) = self.pending.get_mut(&part.ticket) {
@@ -246,11 +291,11 @@ impl Queue {
                 }
             }
         }
-        let mut unproven = Vec::new();
-        for Finished { ticket, segments, ok } in self.batcher.complete(run, outcome) {
+        let mut left = Unanswered::default();
+        for Finished { ticket, segments, end } in self.batcher.complete(run, outcome) {
             let Some(p) = self.forget_returning(ticket) else { continue };
             let answer = match &result {
-                Ok(ran) if ok => {
+                Ok(ran) => {
                     let piece =
                         |s: &Segment| p.runs.iter().find(|r| r.run == s.run).map(|r| (&*r.rows, s.position, s.rows));
                     let pieces: Vec<_> = segments.iter().filter_map(piece).collect();
@@ -261,19 +306,25 @@ impl Queue {
                         proof: None,
                     })
                 }
-                Ok(_) => Err(Error::internal("an earlier part of the request failed")),
-                Err(e) => Err(e.clone()),
+                // A host that was ended with its queue is nobody's fault.
+                Err(RunFailed { how: RunResult::Died, error }) if end == End::Abandoned => {
+                    Err(self.closed.clone().unwrap_or_else(|| error.clone()))
+                }
+                Err(failed) => Err(failed.error.clone()),
             };
             match (answer, p.proof) {
                 (Ok(answer), Some(order)) => {
                     let engines = p.runs.into_iter().map(|r| r.engine).collect();
-                    unproven.push(Unproven { reply: p.reply, answer, order, segments, engines });
+                    left.unproven.push(Unproven { reply: p.reply, answer, order, segments, engines });
+                }
+                (Err(error), _) if end == (End::Failed { harmful: true }) => {
+                    left.culprits.push(Culprit { reply: p.reply, tenant: p.tenant, inputs: p.inputs, error });
                 }
                 // The receiver is gone when the caller went away in this moment; then nobody waits.
                 (answer, _) => drop(p.reply.send(answer)),
             }
         }
-        unproven
+        left
     }
 
     /// The caller went away.

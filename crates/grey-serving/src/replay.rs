@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use grey_core::{Error, ErrorKind, Payload, Result, Tensor};
 use grey_engine::{BatchInput, Host, RunError};
 use grey_proof::{Claims, Class, Exec, Filler, ModelHash, Outcome, Segment, TensorScheme};
@@ -250,12 +249,6 @@ impl Replayer {
         if let Some(k) = place.take() {
             k.opened.host.unload().await;
         }
-    }
-}
-
-impl Opened {
-    fn lives(&self) -> bool {
-        self.host.exited().now_or_never().is_none()
     }
 }
 

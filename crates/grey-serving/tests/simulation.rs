@@ -1,7 +1,8 @@
 //! The batcher under a million random steps: arrivals of all sizes, shapes and tenants,
-//! cancellations, deadlines, failing runs, dying hosts, other configurations, unloads. After every
-//! step each accepted request has been answered at most once, with its own rows and no others, and
-//! no bound is exceeded; at the end every one has been answered.
+//! cancellations, deadlines, requests that fail or kill their host, hosts that die of themselves,
+//! other configurations, unloads. After every step each accepted request has been answered at most
+//! once, with its own rows and no others, nobody was failed by another's fault, and no bound is
+//! exceeded; at the end every one has been answered.
 //!
 //! `GREY_SIM_SEED` replays one seed, `GREY_SIM_STEPS` sets how many steps are run in all,
 //! `GREY_SIM_BASE` the first seed of a run.
@@ -18,7 +19,7 @@ use std::{
 };
 
 use grey_serving::{
-    batcher::{Batch, Batcher, BatcherConfig, Buckets, Cancelled, Hold, Readiness, Rejected, RunResult, Submit},
+    batcher::{Batch, Batcher, BatcherConfig, Buckets, Cancelled, End, Hold, Readiness, Rejected, RunResult, Submit},
     random::SplitMix64,
 };
 
@@ -32,8 +33,33 @@ struct Client {
     tenant: u64,
     rows: u32,
     deadline: Option<Instant>,
+    harm: Harm,
+    /// Rows that have been in a run.
+    started: u32,
+    /// Hosts that died of themselves while it ran alone.
+    bad_luck: u32,
     /// What came back per row: `None` until it ran.
     answer: Vec<Option<u64>>,
+}
+
+/// What a request does to the run that it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    None,
+    Fails,
+    Hangs,
+    Kills,
+}
+
+impl Harm {
+    fn result(self) -> RunResult {
+        match self {
+            Harm::None => RunResult::Ok,
+            Harm::Fails => RunResult::Failed,
+            Harm::Hangs => RunResult::TimedOut,
+            Harm::Kills => RunResult::Died,
+        }
+    }
 }
 
 /// A model's output for a row depends on the row alone; the content of a row is its own.
@@ -95,14 +121,13 @@ impl Sim {
         match self.below(100) {
             0..40 => self.arrive(),
             40..65 => self.take(),
-            65..88 => self.complete(RunResult::Ok),
-            88..91 => self.complete(RunResult::Failed),
+            65..91 => self.complete(None),
             91..95 => self.cancel(),
             95..97 => self.now += MS * u32::try_from(self.random.next() % 30).unwrap(),
             97 => {
-                // A host dies: its run fails. All of them, sometimes.
+                // A host dies of itself. All of them, sometimes.
                 let deaths = if self.below(4) == 0 { self.running.len() } else { 1 };
-                (0..deaths).for_each(|_| self.complete(RunResult::Failed));
+                (0..deaths).for_each(|_| self.complete(Some(RunResult::Died)));
             }
             98 if self.below(10) == 0 => {
                 let config = some_config(&mut self.random);
@@ -113,6 +138,10 @@ impl Sim {
             99 if self.below(20) == 0 => {
                 for ticket in self.batcher.fail_all() {
                     self.leave(ticket);
+                }
+                if self.below(2) == 0 {
+                    // An unload: what runs is not run again.
+                    (0..self.running.len()).for_each(|_| self.complete(Some(RunResult::Abandoned)));
                 }
             }
             _ => self.now += MS,
@@ -141,7 +170,14 @@ impl Sim {
         match self.batcher.submit(self.now, Submit { ticket, key, rows, tenant, deadline, whole }) {
             Ok(()) => {
                 let answer = vec![None; rows as usize];
-                self.clients.insert(ticket, Client { key, tenant, rows, deadline, answer });
+                let harm = match self.below(60) {
+                    0 => Harm::Fails,
+                    1 => Harm::Hangs,
+                    2 => Harm::Kills,
+                    _ => Harm::None,
+                };
+                let client = Client { key, tenant, rows, deadline, harm, started: 0, bad_luck: 0, answer };
+                self.clients.insert(ticket, client);
                 assert_eq!(self.batcher.queued_rows(), waiting + rows);
             }
             Err(Rejected::QueueFull { .. }) => assert!(waiting + rows > config.queue_rows_max),
@@ -169,13 +205,18 @@ impl Sim {
         assert_eq!(readiness, Readiness::Now);
         let mut position = 0;
         let mut rows = Vec::new();
+        let again = self.clients[&batch.parts[0].ticket].started > batch.parts[0].first_row;
         for part in &batch.parts {
-            let c = &self.clients[&part.ticket];
+            let c = self.clients.get_mut(&part.ticket).unwrap();
+            assert_eq!(again, c.started > part.first_row, "what runs again stands beside nothing new");
+            c.started = c.started.max(part.first_row + part.rows);
             assert_eq!(c.key, batch.key, "only equal keys share a run");
             assert_eq!(part.position, position, "parts stand without gaps");
             assert!(part.first_row + part.rows <= c.rows);
-            let last = self.started.insert((c.tenant, c.key), part.ticket).unwrap_or(0);
-            assert!(last <= part.ticket, "first come, first served within tenant and key");
+            if !again {
+                let last = self.started.insert((c.tenant, c.key), part.ticket).unwrap_or(0);
+                assert!(last <= part.ticket, "first come, first served within tenant and key");
+            }
             rows.extend((part.first_row..part.first_row + part.rows).map(|r| Some(output(part.ticket, r))));
             position += part.rows;
         }
@@ -190,22 +231,38 @@ impl Sim {
             assert_eq!(batch.parts.len(), 1, "alone means alone");
             assert_eq!(batch.bucket, config.bucket(position));
         }
-        assert_eq!(self.batcher.queued_rows() + position, rows_before);
+        assert_eq!(self.batcher.queued_rows() + if again { 0 } else { position }, rows_before);
         rows.resize(batch.bucket as usize, None);
         self.outputs.insert(batch.run, rows);
         self.running.push(batch);
     }
 
-    fn complete(&mut self, result: RunResult) {
+    /// A run ends as its requests make it end, or as told.
+    fn complete(&mut self, told: Option<RunResult>) {
         if self.running.is_empty() {
             return;
         }
         let at = self.below(self.running.len() as u64) as usize;
         let batch = self.running.swap_remove(at);
+        let harm = |c: &Client| c.harm != Harm::None;
+        let own = batch.parts.iter().filter_map(|p| self.clients.get(&p.ticket)).find(|c| harm(c));
+        let result = told.unwrap_or(own.map_or(RunResult::Ok, |c| c.harm.result()));
+        if let (true, [part]) = (result == RunResult::Died, &batch.parts[..])
+            && let Some(c) = self.clients.get_mut(&part.ticket)
+        {
+            c.bad_luck += 1;
+        }
         for done in self.batcher.complete(batch.run, result) {
             let mut c = self.leave(done.ticket);
-            assert_eq!(done.ok, result == RunResult::Ok);
-            if !done.ok {
+            match done.end {
+                End::Ok => assert_eq!(result, RunResult::Ok),
+                End::Abandoned => assert_eq!(result, RunResult::Abandoned),
+                End::Failed { .. } => {
+                    assert_eq!(batch.parts.len(), 1, "only what ran by itself is at fault");
+                    assert!(c.harm != Harm::None || c.bad_luck >= 2, "{} is failed without a fault", done.ticket);
+                }
+            }
+            if done.end != End::Ok {
                 continue;
             }
             let mut row = 0;
@@ -230,7 +287,8 @@ impl Sim {
         let running = self.running.iter().any(|b| b.parts.iter().any(|p| p.ticket == ticket));
         match self.batcher.cancel(ticket) {
             Cancelled::Unknown => panic!("an accepted request is known"),
-            Cancelled::Running => assert!(running),
+            // In a run, or about to run again.
+            Cancelled::Running => assert!(running || self.clients[&ticket].started > 0),
             // A split request whose pieces have all run so far waits for its rest.
             Cancelled::Queued => assert!(!running),
         }
@@ -245,7 +303,7 @@ impl Sim {
                 break;
             }
             self.take();
-            self.complete(RunResult::Ok);
+            self.complete(None);
             self.now += MS * 50;
         }
         assert!(self.clients.is_empty(), "{} requests were never answered", self.clients.len());

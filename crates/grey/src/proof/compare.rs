@@ -174,7 +174,8 @@ impl Difference {
         let mut largest = Vec::new();
         largest.extend(self.largest_absolute.map(|d| format!("{d:.3e} absolute")));
         largest.extend(self.largest_relative.map(|d| format!("{d:.3e} relative")));
-        largest.extend(self.largest_ulps.map(|n| format!("{n} unit{} in the last place", if n == 1 { "" } else { "s" })));
+        largest
+            .extend(self.largest_ulps.map(|n| format!("{n} unit{} in the last place", if n == 1 { "" } else { "s" })));
         if !largest.is_empty() {
             out.push_str(&format!("; at most by {}", largest.join(", ")));
         }

@@ -8,12 +8,19 @@
 //! of a batch is the next tenant in turn, with its oldest request; the batch is then filled by
 //! deficit round robin over all tenants that wait under that key, oldest first within a tenant.
 //! Nothing is kept for a key or tenant that has no waiting request.
+//!
+//! Inference is pure, so a run that failed is run again in halves ([`again`]) until the requests
+//! that fail by themselves are found; the others never see the error.
+
+mod again;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
     time::{Duration, Instant},
 };
+
+use again::{Again, Group};
 
 /// Whether a batch is held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,13 +177,23 @@ pub struct Batch {
     pub parts: Vec<Part>,
 }
 
+/// Times that the host must die of a request that runs by itself before that is called its fault:
+/// hosts also die of what no request can help, and seldom twice in a row.
+const DEATHS_ALONE_MAX: u32 = 2;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunResult {
     /// With outputs.
     Ok,
-    /// Without.
+    /// Without, by the model's own word.
     Failed,
+    /// It took too long, and its host was ended.
+    TimedOut,
+    /// Its host died.
+    Died,
+    /// Without outputs, and nothing may run again.
+    Abandoned,
 }
 
 /// Rows of a request that ran.
@@ -200,7 +217,21 @@ pub struct Finished {
     /// Where its rows ran, in its own order.
     pub segments: Vec<Segment>,
     /// Whether all of them ran well.
-    pub ok: bool,
+    pub end: End,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// All its rows ran well.
+    Ok,
+    /// It failed by itself.
+    Failed {
+        /// Whether that cost others something: runs beside it that failed before, or a host.
+        harmful: bool,
+    },
+    /// A run that it was in was abandoned.
+    Abandoned,
 }
 
 /// What became of a cancelled request.
@@ -225,7 +256,12 @@ struct Request {
     order: u64,
     accepted: Instant,
     deadline: Option<Instant>,
+    /// Its parts in runs, and in groups that are to run again.
     running: u32,
+    /// Whether a run failed that it shared with others.
+    failed_beside_others: bool,
+    /// Hosts that died of it while it ran by itself.
+    deaths_alone: u32,
     /// By first row.
     segments: BTreeMap<u32, Segment>,
 }
@@ -267,6 +303,7 @@ pub struct Batcher {
     full: BTreeSet<u64>,
     deadlines: BTreeSet<(Instant, u64)>,
     runs: HashMap<u64, Batch>,
+    again: Again,
     queued_rows: u64,
     next_run: u64,
     next_order: u64,
@@ -285,6 +322,7 @@ impl Batcher {
             full: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             runs: HashMap::new(),
+            again: Again::default(),
             queued_rows: 0,
             next_run: 1,
             next_order: 0,
@@ -331,6 +369,8 @@ impl Batcher {
             accepted: now,
             deadline: s.deadline,
             running: 0,
+            failed_beside_others: false,
+            deaths_alone: 0,
             segments: BTreeMap::new(),
         };
         if let Some(d) = s.deadline {
@@ -360,6 +400,9 @@ impl Batcher {
 
     /// Whether a batch is due.
     pub fn ready(&self, now: Instant) -> Readiness {
+        if !self.again.is_empty() {
+            return Readiness::Now;
+        }
         let Some(oldest) = self.waiting.first_key_value().and_then(|(_, t)| self.requests.get(t)) else {
             return Readiness::Idle;
         };
@@ -376,6 +419,9 @@ impl Batcher {
 
     /// The next batch, if one is due.
     pub fn take(&mut self, now: Instant) -> Option<Batch> {
+        if let Some(batch) = self.take_again() {
+            return Some(batch);
+        }
         let key = self.next_key(now)?;
         let mut parts = Vec::new();
         let lead = self.lead_of(key);
@@ -396,33 +442,84 @@ impl Batcher {
         if rows == 0 {
             return None;
         }
+        Some(self.start(key, whole, parts))
+    }
+
+    fn take_again(&mut self) -> Option<Batch> {
+        let (Group { key, whole, parts }, cut) = self.again.take(&self.config)?;
+        if let (true, Some(r)) = (cut, parts.last().and_then(|p| self.requests.get_mut(&p.ticket))) {
+            r.running += 1;
+        }
+        Some(self.start(key, whole || !self.config.enabled, parts))
+    }
+
+    fn start(&mut self, key: u64, whole: bool, parts: Vec<Part>) -> Batch {
+        let rows: u32 = parts.iter().map(|p| p.rows).sum();
         let run = self.next_run;
         self.next_run += 1;
         let bucket = if whole { rows } else { self.config.bucket(rows) };
         let batch = Batch { run, key, bucket, parts };
         self.runs.insert(run, batch.clone());
-        Some(batch)
+        batch
     }
 
-    /// A run has ended. A request whose run failed is finished at once: what of it still waits is
-    /// dropped.
+    /// A run has ended. What failed beside others runs again in halves; a request that failed by
+    /// itself is finished at once, and what of it still waits is dropped.
     pub fn complete(&mut self, run: u64, result: RunResult) -> Vec<Finished> {
         let Some(batch) = self.runs.remove(&run) else { return Vec::new() };
+        match result {
+            RunResult::Ok => self.went_well(&batch),
+            RunResult::Failed | RunResult::TimedOut | RunResult::Died => self.went_wrong(batch, result),
+            RunResult::Abandoned => self.abandoned(&batch),
+        }
+    }
+
+    fn abandoned(&mut self, batch: &Batch) -> Vec<Finished> {
+        let mut finished = Vec::new();
+        for part in batch.parts.iter().filter(|p| self.requests.contains_key(&p.ticket)).collect::<Vec<_>>() {
+            self.forget(part.ticket);
+            finished.push(Finished { ticket: part.ticket, segments: Vec::new(), end: End::Abandoned });
+        }
+        finished
+    }
+
+    fn went_wrong(&mut self, batch: Batch, result: RunResult) -> Vec<Finished> {
+        let died = result == RunResult::Died;
+        let alone = batch.parts.len() == 1;
+        let mut parts = batch.parts;
+        parts.retain(|p| self.requests.contains_key(&p.ticket));
+        if let (true, [part]) = (alone, &parts[..]) {
+            let ticket = part.ticket;
+            let Some(r) = self.requests.get_mut(&ticket) else { return Vec::new() };
+            r.deaths_alone += u32::from(died);
+            if !died || r.deaths_alone >= DEATHS_ALONE_MAX {
+                let harmful = result != RunResult::Failed || r.failed_beside_others;
+                self.forget(ticket);
+                return vec![Finished { ticket, segments: Vec::new(), end: End::Failed { harmful } }];
+            }
+        } else {
+            for part in &parts {
+                if let Some(r) = self.requests.get_mut(&part.ticket) {
+                    r.failed_beside_others = true;
+                }
+            }
+        }
+        let whole = parts.iter().any(|p| self.requests.get(&p.ticket).is_some_and(|r| r.whole));
+        self.again.halve(batch.key, whole, parts);
+        Vec::new()
+    }
+
+    fn went_well(&mut self, batch: &Batch) -> Vec<Finished> {
         let mut finished = Vec::new();
         for part in &batch.parts {
             let Some(r) = self.requests.get_mut(&part.ticket) else { continue };
             r.running -= 1;
-            if result == RunResult::Failed {
-                self.forget(part.ticket);
-                finished.push(Finished { ticket: part.ticket, segments: Vec::new(), ok: false });
-                continue;
-            }
-            let segment = Segment { run, bucket: batch.bucket, position: part.position, rows: part.rows };
+            let segment = Segment { run: batch.run, bucket: batch.bucket, position: part.position, rows: part.rows };
             r.segments.insert(part.first_row, segment);
             if r.running == 0 && r.next_row == r.rows {
                 let segments = r.segments.values().copied().collect();
                 self.forget(part.ticket);
-                finished.push(Finished { ticket: part.ticket, segments, ok: true });
+                finished.push(Finished { ticket: part.ticket, segments, end: End::Ok });
             }
         }
         finished
@@ -453,13 +550,14 @@ impl Batcher {
         expired
     }
 
-    /// Drops everything that waits, wholly or in part; what only runs is finished by its run.
+    /// Drops everything that waits or is to run again, wholly or in part; what only runs is finished
+    /// by its run.
     pub fn fail_all(&mut self) -> Vec<u64> {
-        let waiting: Vec<u64> = self.waiting.values().copied().collect();
+        let waiting: BTreeSet<u64> = self.again.tickets().chain(self.waiting.values().copied()).collect();
         for ticket in &waiting {
             self.forget(*ticket);
         }
-        waiting
+        waiting.into_iter().collect()
     }
 
     /// Other rules from now on; what waits stays.
@@ -617,6 +715,9 @@ impl Batcher {
         if let Some(d) = r.deadline {
             self.deadlines.remove(&(d, ticket));
         }
+        if r.running > 0 {
+            self.again.forget(ticket);
+        }
         let left = r.rows - r.next_row;
         if left > 0 {
             self.queued_rows -= u64::from(left);
@@ -646,7 +747,11 @@ impl Batcher {
         ensure(with_deadline == self.deadlines.len(), "deadlines are those of waiting requests")?;
         let running: u32 = self.requests.values().map(|r| r.running).sum();
         let parts = self.runs.values().flat_map(|b| &b.parts).filter(|p| self.requests.contains_key(&p.ticket)).count();
-        ensure(running as usize == parts, "running parts are those of the runs")
+        ensure(
+            running as usize == parts + self.again.tickets().count(),
+            "running parts are those of the runs, and those that run again",
+        )?;
+        ensure(self.again.tickets().all(|t| self.requests.contains_key(&t)), "what runs again has been asked for")
     }
 }
 
@@ -732,10 +837,89 @@ mod tests {
         let (mut b, t) = (Batcher::new(config(2)), Instant::now());
         submit(&mut b, t, 1, 0, 5, 0);
         let (x, y) = (b.take(t).unwrap(), b.take(t).unwrap());
-        assert_eq!(b.complete(x.run, RunResult::Failed), [Finished { ticket: 1, segments: vec![], ok: false }]);
+        let end = End::Failed { harmful: false };
+        assert_eq!(b.complete(x.run, RunResult::Failed), [Finished { ticket: 1, segments: vec![], end }]);
         assert!(b.complete(y.run, RunResult::Ok).is_empty());
         assert_eq!(b.ready(t), Readiness::Idle, "the rest does not run");
         b.check_invariants().unwrap();
+    }
+
+    /// Runs whatever is ready until nothing is; a run with one of the `bad` requests ends as told.
+    fn run_all(b: &mut Batcher, t: Instant, bad: &[u64], how: RunResult) -> (Vec<Vec<u64>>, Vec<Finished>) {
+        let (mut runs, mut finished) = (Vec::new(), Vec::new());
+        while let Some(batch) = b.take(t) {
+            b.check_invariants().unwrap();
+            let result = if tickets(&batch).iter().any(|x| bad.contains(x)) { how } else { RunResult::Ok };
+            finished.extend(b.complete(batch.run, result));
+            b.check_invariants().unwrap();
+            runs.push(tickets(&batch));
+        }
+        (runs, finished)
+    }
+
+    #[test]
+    fn a_culprit_is_found_by_halving() {
+        let (mut b, t) = (Batcher::new(config(8)), Instant::now());
+        (0..8).for_each(|i| submit(&mut b, t, i, 0, 1, 0));
+        submit(&mut b, t, 100, 0, 1, 0);
+        let (runs, finished) = run_all(&mut b, t, &[2], RunResult::Failed);
+        let all: Vec<u64> = (0..8).collect();
+        let expected = [&all[..], &[0, 1, 2, 3], &[0, 1], &[2, 3], &[2], &[3], &[4, 5, 6, 7], &[100]];
+        assert_eq!(runs, expected.map(<[u64]>::to_vec));
+        for f in finished {
+            let end = if f.ticket == 2 { End::Failed { harmful: true } } else { End::Ok };
+            assert_eq!(f.end, end, "{}", f.ticket);
+        }
+    }
+
+    #[test]
+    fn a_host_must_die_twice_of_a_request_alone() {
+        let (mut b, t) = (Batcher::new(config(8)), Instant::now());
+        submit(&mut b, t, 1, 0, 1, 0);
+        let first = b.take(t).unwrap();
+        assert!(b.complete(first.run, RunResult::Died).is_empty(), "it may have died of something else");
+        let second = b.take(t).unwrap();
+        let end = End::Failed { harmful: true };
+        assert_eq!(b.complete(second.run, RunResult::Died), [Finished { ticket: 1, segments: vec![], end }]);
+        submit(&mut b, t, 2, 0, 1, 0);
+        let run = b.take(t).unwrap();
+        assert_eq!(b.complete(run.run, RunResult::TimedOut)[0].end, end, "a run that hangs is not waited for again");
+        submit(&mut b, t, 3, 0, 1, 0);
+        let run = b.take(t).unwrap();
+        assert_eq!(b.complete(run.run, RunResult::Abandoned)[0].end, End::Abandoned);
+        assert_eq!(b.take(t), None);
+    }
+
+    #[test]
+    fn what_runs_again_keeps_to_the_configuration_of_the_day() {
+        let (mut b, t) = (Batcher::new(config(8)), Instant::now());
+        submit(&mut b, t, 1, 0, 20, 0);
+        submit(&mut b, t, 2, 0, 3, 0);
+        let (first, second, third) = (b.take(t).unwrap(), b.take(t).unwrap(), b.take(t).unwrap());
+        assert_eq!((first.parts.len(), tickets(&third)), (1, vec![1, 2]));
+        assert!(b.complete(first.run, RunResult::Died).is_empty());
+        assert!(b.complete(second.run, RunResult::Ok).is_empty());
+        b.set_config(config(3));
+        let cut: Vec<_> = (0..3).map(|_| b.take(t).unwrap().parts[0]).map(|p| (p.first_row, p.rows)).collect();
+        assert_eq!(cut, [(0, 3), (3, 3), (6, 2)]);
+        b.check_invariants().unwrap();
+        assert!(b.complete(third.run, RunResult::Failed).is_empty());
+        b.cancel(2);
+        b.check_invariants().unwrap();
+        assert_eq!(b.ready(t), Readiness::Now);
+        assert_eq!(b.fail_all(), [1], "what runs again is among what waits");
+        assert_eq!(b.ready(t), Readiness::Idle);
+        b.check_invariants().unwrap();
+    }
+
+    #[test]
+    fn a_whole_request_runs_again_whole() {
+        let (mut b, t) = (Batcher::new(config(4)), Instant::now());
+        b.submit(t, Submit { ticket: 1, key: 9, rows: 7, tenant: 0, deadline: None, whole: true }).unwrap();
+        let run = b.take(t).unwrap();
+        assert!(b.complete(run.run, RunResult::Died).is_empty());
+        let again = b.take(t).unwrap();
+        assert_eq!((again.bucket, again.parts.len(), again.parts[0].rows), (7, 1, 7));
     }
 
     #[test]

@@ -121,6 +121,21 @@ def gather() -> onnx.ModelProto:
     )
 
 
+def no_zero() -> onnx.ModelProto:
+    """Looks up entry 5 - id of five: ids are 1 to 5, and a row of zeros is refused."""
+    table = np.random.default_rng(5).normal(size=(5, 3)).astype(np.float32)
+    return model(
+        [
+            h.make_node("Sub", ["five", "ids"], ["at"]),
+            h.make_node("Gather", ["table", "at"], ["g"], axis=0),
+            h.make_node("Tanh", ["g"], ["y"]),
+        ],
+        [value("ids", T.INT64, ["N", 2])],
+        [value("y", T.FLOAT, ["N", 2, 3])],
+        [constant("five", np.array(5, np.int64)), constant("table", table)],
+    )
+
+
 def nonzero() -> onnx.ModelProto:
     return model(
         [h.make_node("NonZero", ["x"], ["y"])], [value("x", T.FLOAT, ["N", 3])], [value("y", T.INT64, [2, "M"])]
@@ -415,6 +430,7 @@ def main(folder: Path) -> None:
         "time_major": time_major(),
         "fixed_batch": fixed_batch(),
         "gather": gather(),
+        "no_zero": no_zero(),
         "nonzero": nonzero(),
         "scalar": scalar(),
         "sequence": sequence(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from conftest import GreyNode
+from conftest import GreyNode, Reply
 from support.second_verifier import cbor, verify
 from support.second_verifier.tensors import Tensor, tensor_hash
 
@@ -49,6 +49,16 @@ class Answer:
     proof: bytes
     session: str
 
+    @staticmethod
+    def read(model: str, inputs: list[dict[str, Any]], reply: Reply) -> Answer:
+        given = reply.json["parameters"]
+        proof = base64.b64decode(given["grey_proof"], validate=True)
+        return Answer(model, inputs, reply.json["outputs"], proof, given["grey_session"])
+
+    @property
+    def base64(self) -> str:
+        return base64.b64encode(self.proof).decode()
+
     @property
     def claims(self) -> dict[int, Any]:
         decoded = cbor.decode(self.proof)
@@ -80,11 +90,7 @@ def prove(node: GreyNode, model: str, inputs: list[dict[str, Any]], **parameters
     body = {"inputs": inputs, "parameters": {"grey_prove": True, **parameters}}
     reply = node.infer(model, body)
     assert reply.status == 200, reply.body
-    answer = reply.json
-    given = answer["parameters"]
-    return Answer(
-        model, inputs, answer["outputs"], base64.b64decode(given["grey_proof"], validate=True), given["grey_session"]
-    )
+    return Answer.read(model, inputs, reply)
 
 
 def restated(proof: bytes, claims: dict[int, Any]) -> bytes:
@@ -125,6 +131,5 @@ def check(
 
 
 def replay(node: GreyNode, answer: Answer, **parameters: Any) -> Any:
-    proof = base64.b64encode(answer.proof).decode()
-    body = {"inputs": answer.inputs, "parameters": {"grey_proof": proof, **parameters}}
+    body = {"inputs": answer.inputs, "parameters": {"grey_proof": answer.base64, **parameters}}
     return node.request("POST", "/grey/v1/replay", json.dumps(body))

@@ -66,7 +66,7 @@ impl ModelHashScheme {
     }
 }
 
-/// Claims −70004 and −70005, which stand together or not at all.
+/// Claims −70004 and −70005, which stand where −70006 does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelHash {
     /// How it was made.
@@ -265,7 +265,7 @@ pub struct Claims {
     pub model_id: String,
     /// Its version.
     pub model_version: String,
-    /// Hash of the model's files.
+    /// Hash of the model's files; there with the outcomes that have an input hash.
     pub model_hash: Option<ModelHash>,
     /// What became of the request.
     pub outcome: Outcome,
@@ -387,9 +387,12 @@ impl Claims {
         })?;
         required(profile, 265)?;
         let outcome = outcome(required(code, -70017)?, input, output, names)?;
-        let model_hash = match (hash, scheme) {
-            (None, None) => None,
-            (hash, scheme) => Some(ModelHash { hash: required(hash, -70004)?, scheme: required(scheme, -70005)? }),
+        let model_hash = if outcome.input_hash().is_some() {
+            Some(ModelHash { hash: required(hash, -70004)?, scheme: required(scheme, -70005)? })
+        } else {
+            absent(&outcome, -70004, hash.is_some())?;
+            absent(&outcome, -70005, scheme.is_some())?;
+            None
         };
         let children: Vec<[u8; 32]> = children.unwrap_or_default();
         match (&outcome, &exec) {
@@ -523,6 +526,14 @@ fn non_empty(empty: bool) -> Result<()> {
     if empty { Err(FormatError::new("at least one entry, or no member", "an empty map")) } else { Ok(()) }
 }
 
+/// A claim that may not stand with this outcome.
+fn absent(outcome: &Outcome, key: i64, present: bool) -> Result<()> {
+    if !present {
+        return Ok(());
+    }
+    Err(FormatError::new(format!("no such claim with outcome {}", outcome.code()), "one").within(key))
+}
+
 /// The "iff" rules of −70006, −70007 and −70018.
 fn outcome(
     code: u64,
@@ -530,32 +541,29 @@ fn outcome(
     output: Option<[u8; 32]>,
     names: Option<Vec<String>>,
 ) -> Result<Outcome> {
-    let absent = |key: i64, present: bool| match present {
-        true => Err(FormatError::new(format!("no such claim with outcome {code}"), "one").within(key)),
-        false => Ok(()),
-    };
-    if code != 0 {
-        absent(-70007, output.is_some())?;
-        absent(-70018, names.is_some())?;
-    }
     let with_input = || required(input, -70006);
-    let without = |outcome| absent(-70006, input.is_some()).map(|()| outcome);
-    match code {
-        0 => Ok(Outcome::Ok {
-            input_hash: with_input()?,
-            output_hash: required(output, -70007)?,
-            output_names: required(names, -70018)?,
-        }),
-        1 => without(Outcome::InvalidInput),
-        2 => Ok(Outcome::ModelFailed { input_hash: with_input()? }),
-        3 => Ok(Outcome::Deadline { input_hash: with_input()? }),
-        4 => Ok(Outcome::Cancelled { input_hash: with_input()? }),
-        5 => Ok(Outcome::HostDied { input_hash: with_input()? }),
-        6 => without(Outcome::Overloaded),
-        7 => without(Outcome::Refused),
-        8 => without(Outcome::Internal),
-        _ => Err(FormatError::new("an outcome of 0 to 8", format!("{code}")).within(-70017)),
-    }
+    let outcome = match code {
+        0 => {
+            return Ok(Outcome::Ok {
+                input_hash: with_input()?,
+                output_hash: required(output, -70007)?,
+                output_names: required(names, -70018)?,
+            });
+        }
+        1 => Outcome::InvalidInput,
+        2 => Outcome::ModelFailed { input_hash: with_input()? },
+        3 => Outcome::Deadline { input_hash: with_input()? },
+        4 => Outcome::Cancelled { input_hash: with_input()? },
+        5 => Outcome::HostDied { input_hash: with_input()? },
+        6 => Outcome::Overloaded,
+        7 => Outcome::Refused,
+        8 => Outcome::Internal,
+        _ => return Err(FormatError::new("an outcome of 0 to 8", format!("{code}")).within(-70017)),
+    };
+    absent(&outcome, -70007, output.is_some())?;
+    absent(&outcome, -70018, names.is_some())?;
+    absent(&outcome, -70006, outcome.input_hash().is_none() && input.is_some())?;
+    Ok(outcome)
 }
 
 impl Exec {

@@ -89,7 +89,9 @@ impl Tree {
                 let read = |(i, raw)| Tree::of_raw(raw, below).map_err(|e| e.within(i));
                 Tree::List(items.into_iter().enumerate().map(read).collect::<Result<_>>()?)
             }
-            Some(b'"') => Tree::Text(parsed(text)?),
+            Some(b'"') => Tree::Text(serde_json::from_str(text).map_err(|e| {
+                InputError::new("text without control characters and unpaired surrogates", plain(&e.to_string()))
+            })?),
             Some(b't') => Tree::Bool(true),
             Some(b'f') => Tree::Bool(false),
             Some(b'n') => Tree::Null,
@@ -207,7 +209,9 @@ impl Tree {
         Ok(match self {
             Tree::Null => Value::Null,
             Tree::Bool(b) => Value::Bool(b),
-            Tree::Number(n) => Value::Number(parsed(&n)?),
+            Tree::Number(n) => Value::Number(
+                serde_json::from_str(&n).map_err(|_| InputError::new("a number within a 64-bit float", plain(&n)))?,
+            ),
             Tree::Text(t) => Value::String(t),
             Tree::List(items) => Value::Array(items.into_iter().map(Tree::into_value).collect::<Result<_>>()?),
             Tree::Object(entries) => {

@@ -96,7 +96,6 @@ fn what_is_encoded_is_read() {
         outcome: Outcome::ModelFailed { input_hash: [1; 32] },
         exec: None,
         nonce: None,
-        model_hash: None,
         children: vec![],
         sealed: None,
         parameters: BTreeMap::new(),
@@ -119,7 +118,9 @@ fn rules_hold_and_errors_name_the_place() {
     assert_eq!(with_exec(Exec { executor: Some(("up".into(), "1".into())), ..exec() }), "claims/-70009/9");
     assert!(Claims { exec: None, ..claims() }.encode().is_ok(), "children stand for the exec");
     assert_eq!(place(&Claims { exec: None, children: vec![], ..claims() }), "claims/-70009");
-    assert_eq!(place(&Claims { outcome: Outcome::Overloaded, ..claims() }), "claims/-70009");
+    assert_eq!(place(&Claims { outcome: Outcome::Overloaded, ..claims() }), "claims/-70004");
+    assert_eq!(place(&Claims { outcome: Outcome::Overloaded, model_hash: None, ..claims() }), "claims/-70009");
+    assert_eq!(place(&Claims { model_hash: None, ..claims() }), "claims/-70004");
     assert_eq!(place(&Claims { nonce: Some(vec![0; 7]), ..claims() }), "claims/10");
     assert_eq!(place(&Claims { nonce: Some(vec![0; 65]), ..claims() }), "claims/10");
     assert_eq!(place(&Claims { model_id: "m".repeat(5000), ..claims() }), "claims");

@@ -59,11 +59,20 @@ pub(crate) fn decide(engine: &Determinism, proofs: bool, shares: bool, tested: &
     ModelDeterminism {
         class,
         reason,
-        alone: engine.repeats == Repeats::Alone,
+        alone: engine.repeats == Repeats::Alone || (shares && !shown_apart(tested)),
         filler: if found.is_some_and(|r| r.zero_rows_refused) { Filler::OwnFirstRow } else { Filler::Zero },
         precision: engine.precision.clone(),
         switches: engine.switches.clone(),
         self_test: tested.clone(),
+    }
+}
+
+/// Whether the self-test has shown that a row keeps its bytes whatever stands beside it. A declared
+/// batch axis shows nothing.
+fn shown_apart(tested: &SelfTested) -> bool {
+    match tested {
+        SelfTested::Found(r) => matches!(r.found, Found::Everywhere | Found::Slot),
+        SelfTested::Never | SelfTested::NotYet | SelfTested::CutShort(_) => false,
     }
 }
 
@@ -83,6 +92,9 @@ fn refusal(engine: &Determinism, proofs: bool, found: Option<&SelfTestRecord>) -
     }
 }
 
+/// What follows for proven requests where nothing shows that rows keep apart.
+const ALONE: &str = "; proven requests run alone";
+
 fn class(engine: &Determinism, shares: bool, tested: &SelfTested) -> (Class, String) {
     if engine.repeats != Repeats::Everywhere {
         // A test of bytes depends on weights and data: passing it raises nothing.
@@ -92,10 +104,13 @@ fn class(engine: &Determinism, shares: bool, tested: &SelfTested) -> (Class, Str
         return (Class::Slot, "requests never share a run: each runs whole and unpadded".into());
     }
     match tested {
-        SelfTested::Never | SelfTested::NotYet => (Class::Slot, "not self-tested yet".into()),
-        SelfTested::CutShort(why) => (Class::Slot, format!("not self-tested: {why}")),
-        SelfTested::Found(r) if r.found == Found::Everywhere => (Class::Invariant, engine.reason.clone()),
-        SelfTested::Found(r) => (Class::Slot, format!("self-test: {}", r.reason)),
+        SelfTested::Never | SelfTested::NotYet => (Class::Slot, format!("not self-tested yet{ALONE}")),
+        SelfTested::CutShort(why) => (Class::Slot, format!("not self-tested: {why}{ALONE}")),
+        SelfTested::Found(r) => match r.found {
+            Found::Everywhere => (Class::Invariant, engine.reason.clone()),
+            Found::Nothing => (Class::Slot, format!("self-test: {}{ALONE}", r.reason)),
+            Found::Changes | Found::Mixes | Found::Slot => (Class::Slot, format!("self-test: {}", r.reason)),
+        },
     }
 }
 
@@ -147,10 +162,17 @@ mod tests {
         let says = || "its operators say so".to_owned();
         assert_eq!(of(Repeats::Everywhere, &found(Found::Everywhere)), Ok((Class::Invariant, says())));
         assert_eq!(of(Repeats::Everywhere, &found(Found::Slot)), Ok((Class::Slot, "self-test: seen".into())));
-        assert_eq!(of(Repeats::Everywhere, &found(Found::Nothing)), Ok((Class::Slot, "self-test: seen".into())));
-        assert_eq!(of(Repeats::Everywhere, &SelfTested::NotYet), Ok((Class::Slot, "not self-tested yet".into())));
+        assert_eq!(
+            of(Repeats::Everywhere, &found(Found::Nothing)),
+            Ok((Class::Slot, "self-test: seen; proven requests run alone".into()))
+        );
+        let not_yet = "not self-tested yet; proven requests run alone";
+        assert_eq!(of(Repeats::Everywhere, &SelfTested::NotYet), Ok((Class::Slot, not_yet.into())));
         let slow = SelfTested::CutShort("too slow".into());
-        assert_eq!(of(Repeats::Everywhere, &slow), Ok((Class::Slot, "not self-tested: too slow".into())));
+        assert_eq!(
+            of(Repeats::Everywhere, &slow),
+            Ok((Class::Slot, "not self-tested: too slow; proven requests run alone".into()))
+        );
         // Passing promotes nothing.
         assert_eq!(of(Repeats::Slot, &found(Found::Everywhere)), Ok((Class::Slot, says())));
         assert_eq!(of(Repeats::Alone, &found(Found::Everywhere)), Ok((Class::Slot, says())));
@@ -184,11 +206,26 @@ mod tests {
     #[test]
     fn where_and_beside_what_it_runs() {
         assert!(decide(&engine(Repeats::Alone), true, true, &SelfTested::NotYet).alone);
-        let d = decide(&engine(Repeats::Slot), true, true, &SelfTested::NotYet);
+        let d = decide(&engine(Repeats::Slot), true, true, &found(Found::Slot));
         assert_eq!((d.alone, d.filler, d.precision.as_str(), d.switches.len()), (false, Filler::Zero, "fp32", 1));
         let refused =
             SelfTestRecord { found: Found::Slot, reason: "seen".into(), zero_rows_refused: true, sizes: vec![1, 2] };
         let d = decide(&engine(Repeats::Slot), true, true, &SelfTested::Found(refused));
         assert_eq!(d.filler, Filler::OwnFirstRow);
+    }
+
+    #[test]
+    fn proven_requests_run_alone_until_rows_are_shown_to_keep_apart() {
+        let cut = SelfTested::CutShort("too slow".into());
+        for tested in [SelfTested::NotYet, cut, found(Found::Nothing)] {
+            for repeats in [Repeats::Slot, Repeats::Everywhere] {
+                let d = decide(&engine(repeats), true, true, &tested);
+                assert_eq!((d.alone, d.class), (true, Ok(Class::Slot)), "{tested:?}");
+                assert!(!decide(&engine(repeats), true, false, &tested).alone, "it runs alone in any case");
+            }
+        }
+        for tested in [found(Found::Slot), found(Found::Everywhere)] {
+            assert!(!decide(&engine(Repeats::Everywhere), true, true, &tested).alone);
+        }
     }
 }

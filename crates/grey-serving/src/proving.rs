@@ -115,10 +115,11 @@ impl Prover {
             determinism: determinism.clone(),
         };
         let most = cut.batcher.max_batch_size.max(1);
-        // A request larger than any batch is cut; beside nobody, the number of pieces is known.
+        // A request larger than any batch is cut; beside nobody, the number of pieces is known. What
+        // is not batched now stays whole if batching begins before it runs.
         let (company, pieces) = match () {
-            () if determinism.alone => (Company::NobodyWhole, 1),
-            () if !cut.batcher.enabled || cut.rows <= most => (Company::Any, 1),
+            () if determinism.alone || !cut.batcher.enabled => (Company::NobodyWhole, 1),
+            () if cut.rows <= most => (Company::Any, 1),
             () => (Company::Nobody, cut.rows.div_ceil(most)),
         };
         let most = cut.batcher.bucket(most).max(most);
@@ -500,6 +501,16 @@ mod tests {
         Tensor::new(name, DType::Uint8, vec![rows, 2], vec![fill; rows as usize * 2]).unwrap()
     }
 
+    fn batcher() -> BatcherConfig {
+        BatcherConfig {
+            enabled: true,
+            max_batch_size: 32,
+            hold: Hold::None,
+            buckets: Buckets::PowersOfTwo,
+            queue_rows_max: 100_000,
+        }
+    }
+
     fn request(rows: u64) -> InferRequest {
         InferRequest {
             id: String::new(),
@@ -515,16 +526,9 @@ mod tests {
 
     impl Bench {
         fn order(&self, rows: u32, determinism: &Arc<ModelDeterminism>) -> Result<(Order, Company)> {
-            let batcher = BatcherConfig {
-                enabled: true,
-                max_batch_size: 32,
-                hold: Hold::None,
-                buckets: Buckets::PowersOfTwo,
-                queue_rows_max: 100_000,
-            };
-            let request = request(rows.into());
-            let asked = ProofRequest::default();
-            self.prover.order(&asked, &request, &self.signature, &self.subject, determinism, &Cut { rows, batcher })
+            let (request, asked, cut) =
+                (request(rows.into()), ProofRequest::default(), Cut { rows, batcher: batcher() });
+            self.prover.order(&asked, &request, &self.signature, &self.subject, determinism, &cut)
         }
 
         fn answer(&self, position: u32) -> (Unproven, oneshot::Receiver<Result<Answer>>) {
@@ -623,6 +627,15 @@ mod tests {
         let alone = Arc::new(ModelDeterminism { alone: true, ..(*bench.determinism).clone() });
         assert_eq!(bench.order(90_000, &alone).unwrap().1, Company::NobodyWhole);
         assert_eq!(bench.order(33, &bench.determinism).unwrap().1, Company::Nobody);
+        let unbatched = |rows: u32| {
+            let (request, asked) = (request(rows.into()), ProofRequest::default());
+            let batcher = BatcherConfig { enabled: false, ..batcher() };
+            let (signature, subject) = (&bench.signature, &bench.subject);
+            bench.prover.order(&asked, &request, signature, subject, &bench.determinism, &Cut { rows, batcher })
+        };
+        for rows in [1, 33, 90_000] {
+            assert_eq!(unbatched(rows).unwrap().1, Company::NobodyWhole, "whole, whatever the probe finds meanwhile");
+        }
         let e = bench.order(90_000, &bench.determinism).err().unwrap();
         assert!(e.message().contains("the 90000 rows would be cut into 2813 runs"), "{e}");
     }

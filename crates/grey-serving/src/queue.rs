@@ -257,7 +257,22 @@ impl Queue {
                 input.parts.extend(rows.map(|r| r.data().clone()));
             }
         }
+        self.pad(&batch, &mut inputs);
         Some(Work { batch, inputs, wanted, batched: self.enabled })
+    }
+
+    /// Fills a batch up to its bucket with copies of its first row: unlike rows of zeros, the model
+    /// takes that row.
+    fn pad(&self, batch: &Batch, inputs: &mut [BatchInput]) {
+        let rows: u32 = batch.parts.iter().map(|p| p.rows).sum();
+        let padding = batch.bucket.saturating_sub(rows) as usize;
+        let Some(first) = batch.parts.first().filter(|_| self.rowwise && padding > 0) else { return };
+        let Some(p) = self.pending.get(&first.ticket) else { return };
+        let at = u64::from(first.first_row);
+        for (input, tensor) in inputs.iter_mut().zip(&p.inputs) {
+            let row = tensor.slice_rows(at, at + 1);
+            input.parts.extend(row.iter().flat_map(|r| std::iter::repeat_n(r.data().clone(), padding)));
+        }
     }
 
     /// A run ended: answers every request that is complete, and returns those that are not to be

@@ -11,13 +11,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use grey_core::{Error, ErrorKind, Payload, Result, Tensor};
-use grey_engine::{BatchInput, Host, RunError};
+use grey_core::{Error, ErrorKind, Payload, Result, Signature, Tensor};
+use grey_engine::{BatchInput, RunError};
 use grey_proof::{Claims, Class, Exec, Filler, ModelHash, Outcome, Segment, TensorScheme};
 use grey_registry::{Catalog, Manifest};
-use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     assemble::{RunRows, assemble},
@@ -109,8 +108,8 @@ struct Repeatable<'a> {
 /// Replays, one at a time, on a host that is kept for a while.
 pub(crate) struct Replayer {
     host: tokio::sync::Mutex<Option<Kept>>,
-    /// The host of the replay that runs now, to be ended without waiting for it.
-    running: Mutex<Option<Host>>,
+    /// Set once no replay may go on.
+    closing: watch::Sender<bool>,
     turns: Semaphore,
     /// Counts replays, so that a timer knows whether its own was the last.
     replays: AtomicU64,
@@ -119,16 +118,38 @@ pub(crate) struct Replayer {
 
 struct Kept {
     model_hash: ModelHash,
+    /// Whether it was opened with the switches that proofs need.
+    switches: bool,
     opened: Opened,
     /// Number of the last replay that it ran.
     last: u64,
+}
+
+impl Repeatable<'_> {
+    fn switches(&self) -> bool {
+        !self.exec.switches.is_empty()
+    }
+}
+
+impl Kept {
+    /// Whether it can run what this proof states.
+    fn fits(&self, proof: &Repeatable<'_>) -> bool {
+        self.model_hash == proof.model_hash
+            && self.switches == proof.switches()
+            && self.opened.threads == proof.threads
+            && self.opened.lives()
+    }
+}
+
+fn shutting_down() -> Error {
+    Error::new(ErrorKind::Unavailable, "the node is shutting down")
 }
 
 impl Replayer {
     pub(crate) fn new(permit_key: u64) -> Arc<Replayer> {
         Arc::new(Replayer {
             host: tokio::sync::Mutex::default(),
-            running: Mutex::default(),
+            closing: watch::Sender::new(false),
             turns: Semaphore::new(WAITING_MAX),
             replays: AtomicU64::new(0),
             permit_key,
@@ -149,21 +170,32 @@ impl Replayer {
         })?;
         let proof = repeatable(&request.claims)?;
         check_inputs(request).await?;
-        let manifest = find(catalog, &request.claims, &proof.model_hash).await?;
+        let copies = find(catalog, &request.claims, &proof.model_hash).await?;
+        // The same files, so the same signature.
+        let manifest = copies.first().ok_or_else(|| Error::internal("a replay without a model"))?;
         manifest.signature.check_inputs(manifest.id.as_str(), &request.inputs)?;
         manifest.signature.check_outputs(manifest.id.as_str(), proof.output_names)?;
-        let layout = Layout::new(&manifest, &request.inputs, proof.exec)?;
+        let layout = Layout::new(manifest, &request.inputs, proof.exec)?;
         let bytes = layout.largest_run(bytes_max)?;
 
-        let mut place = self.host.lock().await;
+        let mut closing = self.closing.subscribe();
+        let mut place = tokio::select! {
+            biased;
+            // The sender lives in this replayer.
+            _ = closing.wait_for(|closing| *closing) => return Err(shutting_down()),
+            place = self.host.lock() => place,
+        };
         let _held = budget.take(bytes)?;
         let number = self.replays.fetch_add(1, Ordering::Relaxed);
-        let ran =
-            tokio::time::timeout(REPLAY_TIME_MAX, self.run(&mut place, &proof, &manifest, &layout, (opener, permits)));
-        let ran = ran.await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::DeadlineExceeded, format!("the replay took longer than {REPLAY_TIME_MAX:?}")))
-        });
-        *self.running.lock() = None;
+        // Dropped, it takes its host with it.
+        let running = self.run(&mut place, &proof, (&copies, &manifest.signature), &layout, (opener, permits));
+        let ran = tokio::select! {
+            biased;
+            _ = closing.wait_for(|closing| *closing) => Err(shutting_down()),
+            ran = tokio::time::timeout(REPLAY_TIME_MAX, running) => ran.unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::DeadlineExceeded, format!("the replay took longer than {REPLAY_TIME_MAX:?}")))
+            }),
+        };
         let (mut kept, outputs) = ran?;
         let differences = differences(proof.exec, &kept.opened, device);
         kept.last = number;
@@ -195,26 +227,23 @@ impl Replayer {
         &self,
         place: &mut Option<Kept>,
         proof: &Repeatable<'_>,
-        manifest: &Manifest,
+        (copies, signature): (&[Arc<Manifest>], &Signature),
         layout: &Layout<'_>,
         (opener, permits): (&Opener, &PermitPool),
     ) -> Result<(Kept, Vec<Tensor>)> {
         let kept = match place.take() {
-            Some(k) if k.model_hash == proof.model_hash && k.opened.threads == proof.threads && k.opened.lives() => k,
+            Some(k) if k.fits(proof) => k,
             other => {
                 if let Some(old) = other {
                     old.opened.host.unload().await;
                 }
-                let opened = opener
-                    .open_again(&manifest.id, &manifest.version, proof.threads, !proof.exec.switches.is_empty())
-                    .await?;
-                Kept { model_hash: proof.model_hash, opened, last: 0 }
+                let opened = open(opener, copies, proof.threads, proof.switches()).await?;
+                Kept { model_hash: proof.model_hash, switches: proof.switches(), opened, last: 0 }
             }
         };
-        *self.running.lock() = Some(kept.opened.host.clone());
         let outputs = {
             let _permit = permits.acquire(self.permit_key, proof.threads).await;
-            run(&kept.opened, manifest, layout, proof.output_names).await
+            run(&kept.opened, signature, layout, proof.output_names).await
         };
         match outputs {
             Ok(outputs) => Ok((kept, outputs)),
@@ -225,11 +254,9 @@ impl Replayer {
         }
     }
 
-    /// Ends the host of the replay that runs now, which then fails.
+    /// Fails the replays that run or wait, and all that come.
     pub(crate) fn kill(&self) {
-        if let Some(host) = &*self.running.lock() {
-            host.kill();
-        }
+        self.closing.send_replace(true);
     }
 
     async fn end_if_idle(&self, number: u64) {
@@ -298,34 +325,50 @@ async fn check_inputs(request: &ReplayRequest) -> Result<()> {
     }
 }
 
-/// A registered version with these files; that of the proof's name, if it is among them.
-async fn find(catalog: &Catalog, claims: &Claims, wanted: &ModelHash) -> Result<Arc<Manifest>> {
-    let (mut found, mut namesake): (Option<Arc<Manifest>>, Option<Arc<Manifest>>) = (None, None);
+/// The registered versions with these files; that of the proof's name first, if it is among them.
+async fn find(catalog: &Catalog, claims: &Claims, wanted: &ModelHash) -> Result<Vec<Arc<Manifest>>> {
+    let (mut found, mut namesake): (Vec<Arc<Manifest>>, Option<Arc<Manifest>>) = (Vec::new(), None);
     for (id, index) in catalog.list().await {
         for manifest in index.manifests.values() {
             let named = id.as_str() == claims.model_id && manifest.version.as_str() == claims.model_version;
-            let same = Subject::model_hash(manifest) == *wanted;
-            if same && (named || found.is_none()) {
-                found = Some(manifest.clone());
+            if Subject::model_hash(manifest) == *wanted {
+                let at = if named { 0 } else { found.len() };
+                found.insert(at, manifest.clone());
             }
             if named {
                 namesake = Some(manifest.clone());
             }
         }
     }
-    found.ok_or_else(|| {
-        let here = match namesake {
-            Some(m) => format!("here it has the hash {}: the model was replaced", m.model_hash.sha256),
-            None => "which is not registered here either".into(),
-        };
-        Error::not_found(format!(
-            "no registered model has the hash {} ({}); the proof names model '{}' version '{}', {here}",
-            base16ct::lower::encode_string(&wanted.hash),
-            wanted.scheme.name(),
-            claims.model_id.escape_debug(),
-            claims.model_version.escape_debug()
-        ))
-    })
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let here = match namesake {
+        Some(m) => format!("here it has the hash {}: the model was replaced", m.model_hash.sha256),
+        None => "which is not registered here either".into(),
+    };
+    Err(Error::not_found(format!(
+        "no registered model has the hash {} ({}); the proof names model '{}' version '{}', {here}",
+        base16ct::lower::encode_string(&wanted.hash),
+        wanted.scheme.name(),
+        claims.model_id.escape_debug(),
+        claims.model_version.escape_debug()
+    )))
+}
+
+/// Opens one of these versions, whose files are the same: the first whose copy is intact.
+async fn open(opener: &Opener, copies: &[Arc<Manifest>], threads: u32, proofs: bool) -> Result<Opened> {
+    let mut first: Option<Error> = None;
+    for manifest in copies {
+        match opener.open_again(&manifest.id, &manifest.version, threads, proofs).await {
+            Ok(opened) => return Ok(opened),
+            Err(e) => {
+                tracing::warn!(model = %manifest.id, version = %manifest.version, "not opened for a replay: {e}");
+                first.get_or_insert(e);
+            }
+        }
+    }
+    Err(first.unwrap_or_else(|| Error::internal("a replay without a model")))
 }
 
 /// Where the rows of a request stand in its runs.
@@ -412,8 +455,7 @@ fn lost() -> Error {
     Error::internal("rows of a replay were lost")
 }
 
-async fn run(opened: &Opened, manifest: &Manifest, layout: &Layout<'_>, names: &[String]) -> Result<Vec<Tensor>> {
-    let signature = &manifest.signature;
+async fn run(opened: &Opened, signature: &Signature, layout: &Layout<'_>, names: &[String]) -> Result<Vec<Tensor>> {
     let mut wanted: Vec<usize> =
         names.iter().filter_map(|n| signature.outputs.iter().position(|s| s.name == *n)).collect();
     wanted.sort_unstable();

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +127,37 @@ def mapping(value: Any, what: str) -> dict[str, Any]:
     if isinstance(value, Object) and value.repeated:
         raise InputError(f"{what}: a member twice")
     return value
+
+
+def json_object(value: Any, what: str) -> dict[str, Any]:
+    """An object of any content that JSON has one reading of."""
+    check_json(value, what)
+    return mapping(value, what)
+
+
+def check_json(value: Any, what: str) -> None:
+    """Raise InputError for numbers beyond a 64-bit float and text that has no UTF-8."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            check_json(name, what)
+            check_json(member, f"{what}.{name!r}")
+    elif isinstance(value, list):
+        for i, member in enumerate(value):
+            check_json(member, f"{what}[{i}]")
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as e:
+            raise InputError(f"{what}: an unpaired surrogate") from e
+    elif is_huge(value):
+        raise InputError(f"{what}: beyond a 64-bit float")
+
+
+def is_huge(value: Any) -> bool:
+    """Whether it is a number that no 64-bit float is near to."""
+    if isinstance(value, Number):
+        return math.isinf(float(value.text))
+    return isinstance(value, int) and abs(value) > sys.float_info.max
 
 
 def members(optional: dict[str, Parser], required: dict[str, Parser] | None = None) -> Parser:
@@ -294,7 +327,7 @@ KNOWN = members(
                 "tenant_tag": hexadecimal(16),
             }
         ),
-        "view": mapping,
+        "view": json_object,
         "seen": listed(task_id),
     }
 )

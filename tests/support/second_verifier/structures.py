@@ -107,7 +107,7 @@ claims_form = struct(
     },
 )
 
-# Per outcome: must -70006, must -70007 and -70018, must -70009 stand? None: either way.
+# Per outcome: must -70004, -70005 and -70006, must -70007 and -70018, must -70009 stand? None: either way.
 PRESENCE: dict[int, tuple[bool, bool, bool | None]] = {
     0: (True, True, True),
     1: (False, False, False),
@@ -168,11 +168,12 @@ def read_claims(encoded: Any) -> dict[int, Any]:
     check_measurement(claims[PLATFORM], claims[MEASUREMENT], "claims")
     task = claims[CTI]
     require(task[6] >> 4 == 7 and task[8] >> 6 == 2, "claims: cti is not a UUIDv7")
-    require((MODEL_HASH in claims) == (MODEL_HASH_SCHEME in claims), "claims: model hash and scheme stand both or not")
     want_input, want_output, want_exec = PRESENCE[claims[OUTCOME]]
     if claims[OUTCOME] == 0 and CHILDREN in claims:
         want_exec = None
     for key, want in (
+        (MODEL_HASH, want_input),
+        (MODEL_HASH_SCHEME, want_input),
         (INPUT_HASH, want_input),
         (OUTPUT_HASH, want_output),
         (OUTPUT_NAMES, want_output),

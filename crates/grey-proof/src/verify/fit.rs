@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use grey_core::{DType, Tensor};
 
+use super::difference::{self, Differing};
 use super::evidence::Evidence;
 use super::finding::{Finding, brief, holds, several, texts};
 use super::{ProofCase, SessionCase};
@@ -245,13 +246,14 @@ pub(super) fn check_19_execution(p: &ProofCase<'_>) -> Finding {
 pub(super) fn check_21_view(p: &ProofCase<'_>) -> Finding {
     let Some(known) = &p.session.asked.known.view else { return Finding::not_asked(true, "view") };
     let made = view_of(p.bundle, p.proof);
-    let show = |value: Option<&serde_json::Value>| value.map_or("none".to_owned(), |v| shown(&v.to_string()));
     let mut names = made.keys().chain(known.keys()).filter(|name| *name != PROOF_MEMBER);
     match names.find(|name| made.get(*name) != known.get(*name)) {
         None => Finding::pass("the bundle's view", "so it is"),
         Some(name) => {
-            let expected = format!("{} {}", shown(name), show(made.get(name)));
-            Finding::fail(expected, show(known.get(name)))
+            let Differing { place, made, known } =
+                Differing { place: name.clone(), made: made.get(name), known: known.get(name) }.innermost();
+            let (expected, found) = difference::texts(made, known);
+            Finding::fail(format!("{} {expected}", shown(&place)), found)
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Verification (§5): one function per check, named by its number. `genuine` asks whether the bundle
 //! is what it says it is, `fit` whether that is what the caller wants; both are made of every bundle.
 
+mod difference;
 mod evidence;
 mod finding;
 mod fit;

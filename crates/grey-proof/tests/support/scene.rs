@@ -228,9 +228,10 @@ pub fn full_known() -> Value {
     })
 }
 
-/// The other outcomes' claims: no outputs, no exec.
+/// The other outcomes' claims: no outputs, no exec, a model hash where inputs have one.
 pub fn failed(outcome: Outcome) -> Claims {
-    Claims { outcome, exec: None, ..claims() }
+    let model_hash = claims().model_hash.filter(|_| outcome.input_hash().is_some());
+    Claims { outcome, model_hash, exec: None, ..claims() }
 }
 
 pub fn single(claims: Claims) -> Scene {

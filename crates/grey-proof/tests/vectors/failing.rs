@@ -274,11 +274,13 @@ fn outcome() -> Vec<Vector> {
 
 fn model_hash() -> Vec<Vector> {
     let known = |name: &str, known: Value| failing(Check::ModelHash, name, &single(claims())).known(known);
-    let without = single(Claims { model_hash: None, ..claims() });
+    let without = single(failed(Outcome::Internal));
     vec![
         known("differs", json!({ "model_hash": hex(&[8; 32]) })),
         known("scheme-differs", json!({ "model_hash": hex(&[9; 32]), "model_hash_scheme": "sha256-files" })),
-        failing(Check::ModelHash, "absent", &without).known(json!({ "model_hash": hex(&[9; 32]) })),
+        failing(Check::ModelHash, "absent", &without)
+            .and_policy(json!({ "outcomes": [8] }))
+            .known(json!({ "model_hash": hex(&[9; 32]) })),
     ]
 }
 

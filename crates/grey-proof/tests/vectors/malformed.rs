@@ -193,6 +193,27 @@ fn outcomes() -> Vec<Vector> {
         claim("outcome-9", |c| c.put(-70017, 9)),
         claim("outcome-negative", |c| c.put(-70017, -1)),
         claim("ok-without-input-hash", |c| c.drop(-70006)),
+        claim("ok-without-model-hash", |c| {
+            c.drop(-70004);
+            c.drop(-70005);
+        }),
+        outcome("host-died-without-model-hash", Outcome::HostDied { input_hash }, |c| {
+            c.drop(-70004);
+            c.drop(-70005);
+        }),
+        outcome("invalid-input-with-model-hash", Outcome::InvalidInput, |c| {
+            c.put(-70004, [1; 32]);
+            c.put(-70005, "sha256-file");
+        }),
+        outcome("overloaded-with-model-hash", Outcome::Overloaded, |c| {
+            c.put(-70004, [1; 32]);
+            c.put(-70005, "sha256-file");
+        }),
+        outcome("refused-with-model-hash-scheme", Outcome::Refused, |c| c.put(-70005, "sha256-file")),
+        outcome("internal-with-model-hash", Outcome::Internal, |c| {
+            c.put(-70004, [1; 32]);
+            c.put(-70005, "sha256-file");
+        }),
         claim("ok-without-output-hash", |c| c.drop(-70007)),
         claim("ok-without-output-names", |c| c.drop(-70018)),
         claim("ok-without-exec", |c| c.drop(-70009)),

@@ -67,7 +67,7 @@ fn outcomes() -> Vec<Vector> {
         .collect();
     let with_exec = Claims { exec: Some(exec()), ..failed(Outcome::Internal) };
     vectors.push(of("valid-outcome-internal-with-exec", &single(with_exec)).and_policy(json!({ "outcomes": [8] })));
-    let child = Claims { children: vec![[1; 32]], model_hash: None, ..failed(Outcome::Refused) };
+    let child = Claims { children: vec![[1; 32]], ..failed(Outcome::Refused) };
     vectors.push(of("valid-outcome-refused-with-children", &single(child)).and_policy(json!({ "outcomes": [7] })));
     vectors
 }
@@ -96,7 +96,6 @@ fn claims_of_all_kinds() -> Vec<Vector> {
         of("valid-execution-equal", &executed(exec())).and_policy(json!({ "execution": "slot" })),
         of("valid-execution-higher", &executed(Exec { class: Class::Portable, ..exec() }))
             .and_policy(json!({ "execution": "invariant" })),
-        of("valid-without-model-hash", &single(Claims { model_hash: None, ..claims() })),
         of(
             "valid-model-hash-of-files",
             &single(Claims {

@@ -101,7 +101,12 @@ fn tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 }
 
 fn prove(headers: &HeaderMap) -> Result<Option<bool>> {
-    match headers.get(PROVE_HEADER).map(HeaderValue::as_bytes) {
+    let mut values = headers.get_all(PROVE_HEADER).iter();
+    let first = values.next().map(HeaderValue::as_bytes);
+    if values.next().is_some() {
+        return Err(Error::invalid("header Grey-Prove stands more than once, expected it once"));
+    }
+    match first {
         None => Ok(None),
         Some(b"1" | b"true") => Ok(Some(true)),
         Some(b"0" | b"false") => Ok(Some(false)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{
+    body::Body,
     extract::{Path, Request, State},
     response::IntoResponse,
 };
@@ -10,18 +11,14 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
+use bytes::Bytes;
 use grey_core::{Error, ErrorKind, InferRequest, ModelId, ModelRef, Parameter, Result, Tensor, VersionChoice};
 use grey_proof::{BUNDLE_BYTES_MAX, Bundle, Claims, PROOF_BYTES_MAX, Proof};
 use grey_serving::{Replay, ReplayRequest};
-use http::{StatusCode, header};
+use http::header;
 use serde_json::{Value, json};
 
-use super::{
-    Answer, Shared,
-    error::{json_response, shown},
-    infer::read_body,
-    target::Query,
-};
+use super::{Answer, Shared, body::ChunkBody, error::shown, infer::read_body, target::Query};
 use crate::{
     clock,
     oip::{self, DecodeContext, HEADER_LENGTH_HEADER},
@@ -56,8 +53,8 @@ pub(super) async fn replay(State(app): State<Shared>, request: Request) -> Answe
     if !app.allow_replay {
         return Err(Error::new(
             ErrorKind::PermissionDenied,
-            "this node replays no proofs: it listens for others than this machine and was started without \
-             --allow-replay (allow_replay: true)",
+            "this node replays no proofs: allow_replay is false, as it is unless set where a node listens for \
+             others than this machine (--allow-replay, allow_replay: true)",
         )
         .into());
     }
@@ -86,10 +83,15 @@ pub(super) async fn replay(State(app): State<Shared>, request: Request) -> Answe
     let (request, mut permit) = decoded.map_err(|e| Error::internal(format!("decoding failed: {e}")))??;
     let replay = app.node.replay(&request).await?;
     permit.account(replay.outputs.iter().map(|t| t.data().len()).sum());
-    // Base64 of outputs that may be large.
-    let response = tokio::task::spawn_blocking(move || json_response(StatusCode::OK, &report(&replay))).await;
-    drop(permit);
-    Ok(response.map_err(|e| Error::internal(format!("encoding failed: {e}")))?)
+    // Base64 of outputs that may be large, in the report and in its text.
+    let encoded = tokio::task::spawn_blocking(move || {
+        let text = Bytes::from(report(&replay).to_string());
+        permit.account(text.len());
+        Body::new(ChunkBody::new(vec![text], permit))
+    });
+    let body = encoded.await.map_err(|e| Error::internal(format!("encoding failed: {e}")))?;
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    Ok((headers, body).into_response())
 }
 
 fn to_replay(request: InferRequest) -> Result<ReplayRequest> {

@@ -16,7 +16,7 @@ mod values;
 use std::{
     ffi::{CStr, CString},
     fs::File,
-    path::Path,
+    path::{Path, PathBuf},
     ptr,
 };
 
@@ -32,6 +32,7 @@ use ort::{
     sys,
     value::{TensorElementType, ValueType},
 };
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
 use self::{
@@ -69,12 +70,7 @@ impl OnnxRuntime {
             )));
         }
         let library_sha256 = sha256_file(library).map_err(|e| runtime(format!("cannot be read: {e}")))?;
-        let environment = ort::init_from(library)
-            .map_err(|e| runtime(e.to_string()))?
-            .with_name("grey")
-            .with_telemetry(false)
-            .build()
-            .map_err(|e| runtime(e.to_string()))?;
+        let environment = environment(library).map_err(runtime)?;
         let info = EngineInfo {
             engine: EngineKind::OnnxRuntime.name().to_owned(),
             version,
@@ -105,6 +101,29 @@ impl OnnxRuntime {
         }
         Ok(b)
     }
+}
+
+/// The process's one environment, and the library that it is of: a process can have no other.
+static ENVIRONMENT: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// The environment of this library, which all inline hosts of a node share.
+fn environment(library: &Path) -> Result<Environment, String> {
+    let mut opened = ENVIRONMENT.lock();
+    match &*opened {
+        Some((of, environment)) if of == library => return Ok(environment.clone()),
+        Some((of, _)) => {
+            return Err(format!("this process has opened {} already, and can open no other", of.display()));
+        }
+        None => {}
+    }
+    let environment = ort::init_from(library)
+        .map_err(|e| e.to_string())?
+        .with_name("grey")
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| e.to_string())?;
+    *opened = Some((library.to_owned(), environment.clone()));
+    Ok(environment)
 }
 
 /// The determinism switches that [`OnnxRuntime::builder`] sets, strictly ascending.

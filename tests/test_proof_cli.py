@@ -10,8 +10,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +88,42 @@ class Proven:
         assert len(old) == len(new)
         assert old != new
         return self.write("forged.proof", self.bundle.replace(old, new))
+
+
+@contextmanager
+def proxy(node: GreyNode, rewrite: Callable[[Any], None]) -> Iterator[tuple[str, list[str]]]:
+    """Between the command line and a node, changing what inferences are answered: its address, and the paths."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.forward(None)
+
+        def do_POST(self) -> None:
+            self.forward(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def forward(self, body: bytes | None) -> None:
+            paths.append(self.path)
+            reply = node.request(self.command, self.path, body)
+            answer = reply.body
+            if self.path.endswith("/infer"):
+                parsed = reply.json
+                rewrite(parsed)
+                answer = json.dumps(parsed).encode()
+            self.send_response(reply.status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: standard error is the test's."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", paths
+        finally:
+            server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +250,11 @@ def test_policy_and_known_files(proven: Proven) -> None:
     assert f"{bad}: policy/software_keys: expected a list, or 'any', found the text 'some'" in message
 
 
+def test_keys_are_named_or_any(proven: Proven) -> None:
+    both = ["proof", "verify", proven.at("proof.json"), "--software-key", "any", "--software-key", "00" * 32]
+    assert "expected either 'any' or keys, found 'any' and 0000" in offline(*both, code=2).stderr
+
+
 def test_files_that_are_no_proofs(proven: Proven) -> None:
     missing = offline("proof", "verify", proven.at("none.json"), code=1)
     assert missing.stderr.startswith("error: cannot read ")
@@ -218,6 +262,21 @@ def test_files_that_are_no_proofs(proven: Proven) -> None:
     assert "it has no member 'proof'" in request.stderr
     swapped = ["proof", "verify", proven.at("proof.json"), "--software-key", "any", "--output", proven.at("x.json")]
     assert "it has no 'outputs'" in offline(*swapped, code=1).stderr
+    text = json.dumps(proven.view)
+    for content, found in [
+        (f"[{text}]", "a list in JSON"),
+        (b"\xef\xbb\xbf" + text.encode(), "a byte order mark at its start"),
+        (proven.view["proof"] + "\n", "a bundle in base64"),
+        ("proof", "another text"),
+        (text.encode("utf-16"), "neither text nor a map in CBOR"),
+    ]:
+        file = proven.write("none.json", content)
+        for verb in ("verify", "show"):
+            said = offline("proof", verb, file, code=1).stderr
+            assert f"{file} is no proof: expected an object in JSON, or a bundle, found {found}\n" in said
+    large = proven.write("large.json", proven.view | {"more": "x" * (7 << 20)})
+    said = offline("proof", "verify", large, "--software-key", "any", code=1).stderr
+    assert re.search(r"large\.json is no proof: expected JSON of at most \d+ bytes, found \d+$", said, re.MULTILINE)
 
 
 def test_a_proof_is_explained(proven: Proven) -> None:
@@ -305,6 +364,100 @@ def test_what_a_request_says_itself_counts(proven: Proven) -> None:
     assert "--nonce and the request's parameter 'grey_nonce' differ" in differs.stderr
     x = proven.write("own.json", request | {"parameters": {"grey_prove": False}})
     assert "grey_prove: false" in proven.node.cli("infer", "mlp", "--input", x, "--prove", proof, code=2).stderr
+
+
+def test_an_answer_to_something_else_is_refused(proven: Proven) -> None:
+    """A node, or whoever sits before it, whose word is not what was asked for."""
+
+    def rewritten(**members: Any) -> Callable[[Any], None]:
+        return lambda answer: answer.update(members)
+
+    def outputs(answer: Any) -> None:
+        answer["outputs"][0]["data"][0] += 1
+
+    def session(name: str) -> Callable[[Any], None]:
+        return lambda answer: answer["parameters"].update(grey_session=name)
+
+    another = "the node's answer is not one of this request: "
+    lies: list[tuple[Callable[[Any], None], str, int]] = [
+        (rewritten(model_version="2"), f"{another}model_version: expected '1', found '2'", 1),
+        (rewritten(model_version=1), f"{another}model_version: expected '1', found 1", 1),
+        (lambda answer: answer.pop("model_version"), f"{another}model_version: expected '1', found none", 1),
+        (rewritten(model_name="mlq"), f"{another}model_name: expected 'mlp', found 'mlq'", 1),
+        (rewritten(id="b"), f"{another}id: expected 'a', found 'b'", 1),
+        (lambda answer: answer.pop("id"), f"{another}id: expected 'a', found none", 1),
+        (outputs, "the node's proof is not one of this answer: output-hash: ", 2),
+        (session("00" * 31), "the node's session name (grey_session) cannot be read: expected 64 hex digits", 1),
+        (session("../models/" + "a" * 54), "the node's session name (grey_session) cannot be read: ", 1),
+    ]
+    files = {name: proven.at(f"lie-{name}") for name in ("y.json", "proof.json")}
+    args = ["infer", "mlp", "--version", "1", "--input", proven.at("x.json")]
+    args += ["--output", files["y.json"], "--prove", files["proof.json"]]
+    for rewrite, says, requests in lies:
+        with proxy(proven.node, rewrite) as (url, paths):
+            refused = offline("--url", url, *args, code=3)
+        assert says in refused.stderr
+        assert refused.stdout == ""
+        assert len(paths) == requests, paths
+        assert not any(Path(file).exists() for file in files.values())
+    with proxy(proven.node, lambda _: None) as (url, paths):
+        offline("--url", url, *args)
+    assert [p.partition("?")[0].rpartition("/")[0] for p in paths] == ["/v2/models/mlp/versions/1", "/grey/v1/sessions"]
+
+
+def test_no_file_is_lost(proven: Proven) -> None:
+    """What cannot be written, or would cost a file, is refused before anything is sent."""
+    x = proven.write("kept.json", REQUEST % NUMBERS)
+    (proven.folder / "link.json").symlink_to(x)
+    salt = proven.write("kept-salt", bytes(32))
+    new, proof = proven.at("new.json"), proven.at("new-proof.json")
+    refused: list[tuple[list[str], int, str]] = [
+        (["--prove", new, "--output", new], 2, f"--prove would overwrite {new}, which --output names as well"),
+        (["--prove", x], 2, f"--prove would overwrite {x}, which --input names as well"),
+        (["--output", x], 2, "which --input names as well"),
+        (["--output", proven.at("link.json"), "--prove", proof], 2, "which --input names as well"),
+        (["--prove", salt, "--salt", salt], 2, "which --salt names as well"),
+        (["--prove", "-"], 2, "--prove: expected the name of a file to write, found '-'"),
+        (["--output", "-"], 2, "--output: expected the name of a file to write, found '-'"),
+        (["--output", new, "--prove", proven.at("missing/proof.json")], 1, "cannot write "),
+        (["--output", proven.at("missing/y.json"), "--prove", proof], 1, "cannot write "),
+        (["--output", str(proven.folder), "--prove", proof], 1, "cannot write "),
+    ]
+    for args, code, says in refused:
+        # Nothing is sent: no node could be reached.
+        assert says in offline("infer", "mlp", "--input", x, *args, code=code).stderr
+    unreached = offline("infer", "mlp", "--input", x, "--output", new, "--prove", proof, code=3)
+    assert "cannot reach a node" in unreached.stderr
+    assert not any(Path(file).exists() for file in (new, proof, "-"))
+    assert Path(x).read_text() == REQUEST % NUMBERS
+    assert Path(salt).read_bytes() == bytes(32)
+
+
+def test_what_came_from_standard_input_is_in_no_command(proven: Proven) -> None:
+    proof, y = proven.at("piped.json"), proven.at("piped-y.json")
+    args = ["infer", "mlp", "--input", "-", "--output", y, "--prove", proof]
+    said = proven.node.cli(*args, stdin=REQUEST % NUMBERS).stdout
+    assert "the inputs can be verified only if they are kept" in said
+    [command] = re.findall(r"^verify with: grey (.*)$", said, re.MULTILINE)
+    assert "--input" not in command
+    verified = offline(*shlex.split(command))
+    assert last_line(verified) == "valid"
+    assert re.search(r"^input-hash +skipped", verified.stdout, re.MULTILINE)
+
+
+def test_the_name_decides_the_form(proven: Proven) -> None:
+    for name, is_bundle in [("a.proof", True), (".proof", True), ("a.proof.json", False), ("proof", False)]:
+        proven.node.cli("infer", "mlp", "--input", proven.at("x.json"), "--prove", proven.at(name))
+        assert (Path(proven.at(name)).read_bytes()[:1] != b"{") == is_bundle, name
+
+
+def test_values_are_shown_whole(proven: Proven) -> None:
+    name = "long" * 30
+    proven.node.add(name, proven.model)
+    proven.node.cli("infer", name, "--input", proven.at("x.json"), "--prove", proven.at("long.json"))
+    assert f" {name} version 1\n" in offline("proof", "show", proven.at("long.json")).stdout
+    replayed = proven.node.cli("proof", "replay", proven.at("long.json"), "--input", proven.at("x.json")).stdout
+    assert f"model {name} version 1, " in replayed
 
 
 def test_a_key_of_tenants_tags_has_32_bytes(start: Any, tmp_path: Path, models: Path) -> None:

@@ -24,7 +24,8 @@ def verify_inference_proof(
 
     :param proof: an :class:`InferenceProof`, a bundle, its JSON, or the ``Path`` of a file with either.
     :param known: further parameters of :func:`grey.verify`, such as ``inputs``, ``outputs``, ``nonce`` and ``now``.
-    :raises ProofInputError: an argument that is not what it should be; a bad proof is no error.
+    :raises ProofInputError: as :func:`grey.verify` does: a bad question, or JSON in which there is no bundle. Any
+        other bad proof is a verdict.
 
     The other parameters are those of :func:`grey.verify`.
     """

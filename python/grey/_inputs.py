@@ -41,8 +41,13 @@ def json_object(place: str, text: str, number: Callable[[str], Any] | None = Non
             read[name] = value
         return read
 
+    def constant(name: str) -> Any:
+        raise ProofInputError(f"{place}: expected JSON, found {name}")
+
     try:
-        read = json.loads(text, object_pairs_hook=members, parse_int=number, parse_float=number)
+        read = json.loads(
+            text, object_pairs_hook=members, parse_int=number, parse_float=number, parse_constant=constant
+        )
     except ProofInputError:
         raise
     except (ValueError, RecursionError) as e:
@@ -117,13 +122,17 @@ def base64_text(place: str, value: bytes | None) -> str | None:
 
 
 def base64_bytes(place: str, text: Any) -> bytes:
-    """What a text in base64 stands for."""
+    """What a text in base64 stands for: standard, padded, and of the one form that encoding gives."""
     if not isinstance(text, str):
         raise ProofInputError(f"{place}: expected base64, found {kind(text)}")
     try:
-        return base64.b64decode(text, validate=True)
+        read = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as e:
         raise ProofInputError(f"{place}: expected base64, found {e}") from e
+    # Bits after the last byte are dropped when decoding: two texts would be one proof.
+    if base64.b64encode(read).decode() != text:
+        raise ProofInputError(f"{place}: expected standard, padded base64, found another encoding of {len(read)} bytes")
+    return read
 
 
 def software_keys(keys: str | Iterable[str | bytes] | None) -> str | list[str | None] | None:

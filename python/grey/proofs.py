@@ -86,10 +86,13 @@ class InferenceProof:
         return cls(**{**_ABSENT, **read})
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON view: bytes in base64, and what is absent left out."""
+        """The JSON view: bytes in base64, and what is absent left out.
+
+        :raises ProofInputError: a member that should be bytes is something else.
+        """
         members = {f.name: getattr(self, f.name) for f in fields(self)}
         present = {name: value for name, value in members.items() if name not in _ABSENT or value != _ABSENT[name]}
-        return {name: _encoded(value) if name in _BYTES else value for name, value in present.items()}
+        return {name: _encoded(name, value) if name in _BYTES else value for name, value in present.items()}
 
     def to_json(self) -> str:
         """The JSON view as a text; :meth:`from_json` reads it."""
@@ -161,8 +164,12 @@ def verify(
     :param session_nonce: the nonce that was sent for the session's evidence.
     :param request: any of ``model_id``, ``model_version``, ``parameters``, ``task_id``, ``tenant_tag``.
     :param seen: task ids of proofs that were accepted before.
-    :raises ProofInputError: an argument that is not what it should be; the text names the member. A proof that
-        cannot be read is no error: its verdict is not valid.
+    :raises ProofInputError: an argument that is not what it should be; the text names the member. Of ``proof``
+        that is JSON (a text, a mapping, or a file that begins with ``{``) in which no bundle can be found: no
+        JSON, a member twice, a value that JSON has not, no ``proof`` in standard base64; and an
+        :class:`InferenceProof` without ``proof``, or with a member of another type where it has bytes. Whatever
+        else is wrong with a proof is a verdict: bytes, files and members ``proof`` that are no bundle are not
+        ``well-formed``, other members that are not the bundle's fail ``view``.
     :raises OSError: a file cannot be read.
     """
     bundle, view = _read_proof(proof)
@@ -277,5 +284,7 @@ def _read_member(name: str, value: Any) -> Any:
     return value
 
 
-def _encoded(value: bytes) -> str:
+def _encoded(name: str, value: Any) -> str:
+    if not isinstance(value, bytes):
+        raise ProofInputError(f"proof/{name}: expected bytes, found {_inputs.kind(value)}")
     return base64.b64encode(value).decode()

@@ -212,6 +212,51 @@ def test_the_fields_of_the_document_come_first_and_are_all_that_is_needed() -> N
         grey.verify(made, software_keys="any")
 
 
+def test_a_proof_with_nothing_to_judge_is_an_error(
+    ask: Callable[..., grey.Verdict], proof: grey.InferenceProof, tmp_path: Path
+) -> None:
+    whole = proof.to_dict()
+    text = proof.to_json()
+    (tmp_path / "broken.json").write_text(text[:-1])
+    forms: list[tuple[Any, str]] = [
+        ("", "^proof: expected JSON"),
+        ("[]", "^proof: expected an object, found list"),
+        (text[:-1], "^proof: expected JSON"),
+        (tmp_path / "broken.json", "^proof: expected JSON"),
+        (text[:-1] + ', "a": NaN}', "^proof: expected JSON, found NaN"),
+        (text[:-1] + ', "model_id": "m"}', "^proof: expected each member once, found 'model_id' twice"),
+        (whole | {"model_id": b"m"}, "^known: expected values that JSON has"),
+        (whole | {"proof": 3}, "^proof/proof: expected base64, found int"),
+        (whole | {"proof": ""}, "^proof/proof: expected the bundle, found none"),
+        (replace(proof, proof=b""), "^proof/proof: expected the bundle, found none"),
+        (replace(proof, report_data="x"), "^proof/report_data: expected bytes, found str"),  # type: ignore[arg-type]
+        (replace(proof, proof=None), "^proof/proof: expected bytes, found NoneType"),  # type: ignore[arg-type]
+        (replace(proof, nonce=7), "^proof/nonce: expected bytes, found int"),  # type: ignore[arg-type]
+    ]
+    for form, told in forms:
+        with pytest.raises(grey.ProofInputError, match=told):
+            ask(form)
+    (tmp_path / "list.json").write_text("[]")
+    junk = base64.b64encode(b"junk").decode()
+    for form in (b"", b"junk", tmp_path / "list.json", whole | {"proof": junk}, json.dumps({"proof": junk})):
+        assert "well-formed" in [c.name for c in ask(form).failed]
+
+
+def test_base64_has_one_form(ask: Callable[..., grey.Verdict], proof: grey.InferenceProof) -> None:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    whole = proof.to_dict()
+    signature = whole["signature"]
+    # 64 bytes leave four bits of the last letter unused.
+    assert signature.endswith("==")
+    last = letters[letters.index(signature[-3]) ^ 1]
+    for altered in (signature[:-3] + last + "==", signature[:-2], signature + "=", f"{signature}\n", f" {signature}"):
+        with pytest.raises(grey.ProofInputError, match=r"^proof/signature: expected "):
+            grey.InferenceProof.from_json(whole | {"signature": altered})
+        assert [c.name for c in ask(whole | {"signature": altered}).failed] == ["view"]
+        with pytest.raises(grey.ProofInputError, match=r"^proof/proof: expected "):
+            ask(whole | {"proof": altered})
+
+
 def test_printing_a_proof(proof: grey.InferenceProof) -> None:
     shown = json.loads(str(proof))
     assert shown["platform"] == "SOFTWARE"

@@ -12,15 +12,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::LoadArgs;
+use crate::{LoadArgs, clock::now};
 
+/// Unit of times in `/proc`: `USER_HZ`, which is 100 on all machines that Grey runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
 /// Longest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 << 10;
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 fn bad(why: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.into())
@@ -58,8 +55,18 @@ pub(crate) fn run(args: &LoadArgs) -> io::Result<Value> {
             "requests_per_second": times.len() as f64 / args.seconds,
             "p50_seconds": at(0.5),
             "p99_seconds": at(0.99),
+            "own_cpu_seconds": own_cpu_seconds()?,
         }))
     })
+}
+
+/// Processor time of this process so far (proc(5), fields 14 and 15), in seconds.
+fn own_cpu_seconds() -> io::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The second field is the name, which may hold spaces.
+    let (_, fields) = stat.rsplit_once(')').ok_or_else(|| bad("an odd /proc/self/stat"))?;
+    let ticks: Option<u64> = fields.split_whitespace().skip(11).take(2).map(|f| f.parse::<u64>().ok()).sum();
+    Ok(ticks.ok_or_else(|| bad("an odd /proc/self/stat"))? as f64 / TICKS_PER_SECOND)
 }
 
 /// The times of the requests that ended between `begin` and `end`.

@@ -1,7 +1,10 @@
-//! What `make bench` measures with: a load generator that costs less than what it measures, and the
-//! time that proofs cost by themselves. Prints JSON; `bench/` compares. Not part of what is shipped;
+//! What `make bench` measures with: a load generator that costs less than what it measures, a bare
+//! server to compare with, and the time that proofs and the hop to a host cost by themselves. Prints JSON; `bench/` compares. Not part of what is shipped;
 //! may use any crate.
 
+mod clock;
+mod echo;
+mod hop;
 mod load;
 mod proofs;
 
@@ -9,12 +12,32 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 enum Command {
     /// Requests per second of one body, over as many connections as are asked for.
     Load(LoadArgs),
     /// Nanoseconds per proof made and verified, and hashing in bytes per second.
     Proofs,
+    /// A bare server that sends each body back. Prints its address.
+    Echo,
+    /// Microseconds of a run in an engine host, against the runtime's own time.
+    Hop(HopArgs),
+    /// Not for people: becomes the host that `hop` starts.
+    #[command(hide = true)]
+    EngineHost,
+}
+
+#[derive(clap::Args)]
+struct HopArgs {
+    /// ONNX Runtime's library.
+    #[arg(long)]
+    library: PathBuf,
+    /// A model that gives back its FP32 input `[N, M]`.
+    #[arg(long)]
+    model: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -43,6 +66,9 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Load(args) => load::run(&args),
         Command::Proofs => proofs::run(),
+        Command::Echo => echo::run(),
+        Command::Hop(args) => hop::run(&args),
+        Command::EngineHost => return hop::host(),
     };
     match result {
         Ok(report) => {

@@ -1,10 +1,6 @@
 //! What proofs cost by themselves, on one core.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use grey_core::{DType, Tensor};
 use grey_proof::{
@@ -14,16 +10,13 @@ use grey_proof::{
 };
 use serde_json::{Value, json};
 
+use crate::clock::now;
+
 const NOW: u64 = 1_800_000_000;
 /// How long one thing is measured.
 const MEASURE: Duration = Duration::from_millis(300);
 /// Proofs of one run, up to which both forms are compared.
 const TOGETHER: [usize; 7] = [1, 2, 3, 4, 8, 16, 32];
-
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
-fn now() -> Instant {
-    Instant::now()
-}
 
 /// Nanoseconds per call: the fastest of several rounds, which is what the code costs undisturbed.
 fn nanos<T>(mut work: impl FnMut() -> T) -> f64 {

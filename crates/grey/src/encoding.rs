@@ -1,6 +1,10 @@
 //! Values of flags and files: hex and base64, and how they are shown.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, ModelHashScheme};
@@ -24,9 +28,17 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-/// Another's text, cut and escaped: nothing that is printed can steer a terminal.
+/// Another's text, whole and escaped: nothing that is printed can steer a terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    text.chars().flat_map(char::escape_debug).collect()
+}
+
+/// Another's text, escaped; what is too long ends in `…`.
 pub(crate) fn shown(text: &str) -> String {
-    text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", escaped(text.get(..end).unwrap_or(text))),
+        None => escaped(text),
+    }
 }
 
 /// Bytes in hex of either case.
@@ -138,7 +150,7 @@ impl SaltSource {
 }
 
 /// The salt in a file: its 32 bytes, or their base64.
-pub(crate) fn salt_file(path: &std::path::Path) -> Result<[u8; SALT_BYTES], Failure> {
+pub(crate) fn salt_file(path: &Path) -> Result<[u8; SALT_BYTES], Failure> {
     let bytes = files::read(path)?;
     let raw: Option<[u8; SALT_BYTES]> = bytes.as_slice().try_into().ok();
     let decoded = || STANDARD.decode(bytes.trim_ascii()).ok()?.try_into().ok();
@@ -159,6 +171,13 @@ pub(crate) fn quoted(argument: &str) -> String {
         return argument.to_owned();
     }
     format!("'{}'", argument.replace('\'', r"'\''"))
+}
+
+/// A path as a shell takes it, and as no command takes it for a flag.
+pub(crate) fn quoted_path(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_flag = text.starts_with('-') && text != "-";
+    quoted(&if is_flag { format!("./{text}") } else { text })
 }
 
 #[cfg(test)]
@@ -203,5 +222,16 @@ mod tests {
         assert_eq!(quoted("a/b.json"), "a/b.json");
         assert_eq!(quoted("it's mine"), r"'it'\''s mine'");
         assert_eq!(quoted(""), "''");
+        assert_eq!(quoted_path(Path::new("-a b")), "'./-a b'");
+        assert_eq!(quoted_path(Path::new("a/-b")), "a/-b");
+        assert_eq!(quoted_path(Path::new("-")), "-");
+    }
+
+    #[test]
+    fn a_cut_is_marked() {
+        let long = "é".repeat(SHOWN_CHARS_MAX);
+        assert_eq!(shown(&long), long);
+        assert_eq!(shown(&format!("{long}x")), format!("{long}…"));
+        assert_eq!(escaped(&format!("{long}\u{1b}")), format!("{long}\\u{{1b}}"));
     }
 }

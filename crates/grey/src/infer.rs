@@ -1,6 +1,9 @@
 //! `grey infer`: one request, its answer, and if asked for a proof of both.
 
-use std::path::Path;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use grey_proof::{
     Bundle, Check, CheckResult, Known, KnownRequest, Platform, Policy, Proof, SessionBundle, SoftwareEvidence,
@@ -11,7 +14,7 @@ use serde_json::Value;
 use crate::{
     args::InferArgs,
     client::Client,
-    encoding::{Base64, base64, hex, quoted, salt_file, shown},
+    encoding::{Base64, base64, escaped, hex, hex32, quoted, quoted_path, salt_file, shown},
     failure::Failure,
     files,
     request::{Document, known},
@@ -30,6 +33,7 @@ pub(crate) fn run(client: &Client, args: &InferArgs, json: bool) -> Result<(), F
     let client = client.about(&args.model);
     let version = args.version.as_ref().map_or_else(String::new, |v| format!("/versions/{v}"));
     let path = format!("/v2/models/{}{version}/infer", args.model);
+    can_write(args)?;
     let Some(file) = &args.prove else {
         let answer = client.infer(&path, &files::read(&args.input)?)?;
         let parsed = client.json(&answer)?;
@@ -42,18 +46,30 @@ pub(crate) fn run(client: &Client, args: &InferArgs, json: bool) -> Result<(), F
     let asked = Asked::new(&request, args)?;
     let answer = client.infer(&path, request.with_parameters(asked.parameters())?.as_bytes())?;
     let parsed = client.json(&answer)?;
+    answers(&parsed, &request, args)?;
     let answer = String::from_utf8(answer).map_err(|_| client.stranger("outputs"))?;
     let (bytes, bundle) = fetch(&client, &parsed, &asked.nonce)?;
     let proof =
         examine(&bytes, &request, &Document::new(Path::new("the answer"), answer.clone()), args, &parsed, &asked)?;
+    let encoded = encoded(file, &bytes)?;
     if let Some(output) = &args.output {
         files::write(output, answer.as_bytes())?;
     }
-    files::write(file, &encoded(file, &bytes)?)?;
+    files::write(file, &encoded)?;
     if json {
         return print_json(&parsed);
     }
     print(&(readable(&parsed) + &told(&proof, &bundle, file, args, &asked)))
+}
+
+/// Refuses, before anything is sent, names of files that would cost the user the answer, or a file.
+fn can_write(args: &InferArgs) -> Result<(), Failure> {
+    fn named<'a>(flag: &'static str, path: &'a Option<PathBuf>) -> Option<files::Named<'a>> {
+        path.as_deref().map(|path| (flag, path))
+    }
+    let read: Vec<_> = std::iter::once(("--input", args.input.as_path())).chain(named("--salt", &args.salt)).collect();
+    let written = [named("--output", &args.output), named("--prove", &args.prove)];
+    files::can_write(&read, &written.into_iter().flatten().collect::<Vec<_>>())
 }
 
 /// What is asked for beside the answer.
@@ -131,8 +147,9 @@ fn fetch(client: &Client, answer: &Value, nonce: &[u8]) -> Result<(Vec<u8>, Sess
     };
     let odd = |what: &str, e: String| Failure::unexpected(format!("the node's {what} cannot be read: {e}"));
     let Base64(proof) = member("grey_proof")?.parse().map_err(|e| odd("proof", e))?;
-    let session = member("grey_session")?;
-    let path = format!("/grey/v1/sessions/{}?nonce={}", shown(session), base64url(nonce));
+    // It becomes part of a path, so it may be a name only.
+    let session = hex32(member("grey_session")?).map_err(|e| odd("session name (grey_session)", e))?;
+    let path = format!("/grey/v1/sessions/{}?nonce={}", hex(&session), base64url(nonce));
     let session = client.get_bytes(&path)?;
     let (session, _) = SessionBundle::parse(&session).map_err(|e| odd("session", e.to_string()))?;
     let bytes = Bundle::new(proof, session.clone()).encode().map_err(|e| odd("proof", e.to_string()))?;
@@ -154,6 +171,31 @@ const EXAMINED: [Check; 7] = [
     Check::Request,
     Check::Nonce,
 ];
+
+/// Whether the answer is of the model, of the version and to the request that were asked for.
+fn answers(answer: &Value, request: &Document<'_>, args: &InferArgs) -> Result<(), Failure> {
+    let version = args.version.as_ref().map(ToString::to_string);
+    let id = request.id()?;
+    let asked = [("model_name", Some(args.model.to_string())), ("model_version", version), ("id", id)];
+    for (member, expected) in asked {
+        let Some(expected) = expected else { continue };
+        let found = match answer.get(member) {
+            None | Some(Value::Null) => "none".to_owned(),
+            Some(Value::String(found)) if *found == expected => continue,
+            // Whole: the difference may stand at the end.
+            Some(Value::String(other)) => format!("'{}'", escaped(other)),
+            Some(other) => shown(&other.to_string()),
+        };
+        return Err(lie(format!("{member}: expected '{}', found {found}", escaped(&expected)), "answer", "request"));
+    }
+    Ok(())
+}
+
+/// What came is not of what it should be of.
+fn lie(why: impl fmt::Display, what: &str, of: &str) -> Failure {
+    Failure::unexpected(format!("the node's {what} is not one of this {of}: {why}"))
+        .hint("nothing was written; do not rely on the answer")
+}
 
 /// Whether the proof is one of this request and this answer. Whom to trust is the verifier's question.
 fn examine(
@@ -187,17 +229,14 @@ fn examine(
     let examined: Vec<Check> = EXAMINED.iter().chain(of_session).copied().collect();
     match verdict.checks.iter().find(|c| examined.contains(&c.name) && c.result != CheckResult::Pass) {
         None => Ok(proof),
-        Some(c) => Err(Failure::unexpected(format!(
-            "the node's proof is not one of this answer: {}: expected {}, found {}",
-            c.name, c.expected, c.found
-        ))
-        .hint("nothing was written; do not rely on the answer")),
+        Some(c) => Err(lie(format!("{}: expected {}, found {}", c.name, c.expected, c.found), "proof", "answer")),
     }
 }
 
 /// The bytes of a proof's file: the bundle, or the JSON view.
 fn encoded(file: &Path, bundle: &[u8]) -> Result<Vec<u8>, Failure> {
-    if file.extension().is_some_and(|e| e == "proof") {
+    // No extension: a file may be called `.proof` and no more.
+    if file.as_os_str().as_encoded_bytes().ends_with(b".proof") {
         return Ok(bundle.to_vec());
     }
     let view = grey_proof::view(bundle).map_err(|e| Failure::unexpected(e.to_string()))?;
@@ -212,17 +251,23 @@ fn told(proof: &Proof, session: &SessionBundle, file: &Path, args: &InferArgs, a
         Ok(e) if session.evidence.platform == Platform::Software => format!("--software-key {}", hex(&e.node_key)),
         _ => format!("--expected-measurement {}", hex(claims.measurement.bytes())),
     };
-    let path = |p: &Path| quoted(&p.display().to_string());
-    let mut command = format!("grey proof verify {} {trust} --input {}", path(file), path(&args.input));
+    let mut command = format!("grey proof verify {} {trust}", quoted_path(file));
+    // What was standard input cannot be read again.
+    let is_input_kept = !files::is_standard_input(&args.input);
+    if is_input_kept {
+        command.push_str(&format!(" --input {}", quoted_path(&args.input)));
+    }
     if let Some(output) = &args.output {
-        command.push_str(&format!(" --output {}", path(output)));
+        command.push_str(&format!(" --output {}", quoted_path(output)));
     }
     let nonce = base64(&asked.nonce);
     command.push_str(&format!(" --nonce {nonce} --session-nonce {nonce}"));
     match (&args.salt, asked.salt) {
-        (Some(salt), _) => command.push_str(&format!(" --salt {}", quoted(&format!("@{}", salt.display())))),
-        (None, Some(salt)) => command.push_str(&format!(" --salt {}", base64(&salt))),
-        (None, None) => {}
+        (Some(file), _) if !files::is_standard_input(file) => {
+            command.push_str(&format!(" --salt {}", quoted(&format!("@{}", file.display()))));
+        }
+        (_, Some(salt)) => command.push_str(&format!(" --salt {}", base64(&salt))),
+        (_, None) => {}
     }
     let mut out = format!(
         "\nproven: {} version {} answered these inputs with these outputs{class}; task {}\nnonce: {nonce}\nverify with: {command}\n",
@@ -230,6 +275,9 @@ fn told(proof: &Proof, session: &SessionBundle, file: &Path, args: &InferArgs, a
         shown(&claims.model_version),
         task_id_text(&claims.task_id),
     );
+    if !is_input_kept {
+        out.push_str("the inputs can be verified only if they are kept: give --input FILE with the same text\n");
+    }
     if args.output.is_none() {
         out.push_str("the outputs can be verified only if they are kept: next time add --output FILE\n");
     }

@@ -95,6 +95,14 @@ impl<'a> Document<'a> {
         Ok(found.get().to_owned())
     }
 
+    /// A request's id. An empty one is none; one that is no text is for the node to refuse.
+    pub(crate) fn id(&self) -> Result<Option<String>, Failure> {
+        let members = self.members()?;
+        let id = members.one("id").map_err(|why| self.refused(why))?;
+        let text = id.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+        Ok(text.filter(|id| !id.is_empty()))
+    }
+
     /// A request's own parameter, e.g. `grey_nonce`.
     pub(crate) fn parameter(&self, name: &str) -> Result<Option<Value>, Failure> {
         let members = self.members()?;
@@ -195,6 +203,8 @@ mod tests {
         assert!(replay.ends_with(r#""parameters":{"grey_proof":"AA=="}}"#) && !replay.contains("\"id\""), "{replay}");
         assert_eq!(d.parameter("grey_prove").unwrap(), Some(Value::Bool(true)));
         assert_eq!(d.parameter("grey_salt").unwrap(), None);
+        assert_eq!(d.id().unwrap().as_deref(), Some("a"));
+        assert_eq!(document(r#"{"id":null}"#).id().unwrap(), None);
     }
 
     #[test]

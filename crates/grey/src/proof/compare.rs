@@ -6,7 +6,7 @@ use grey_core::{DType, ELEMENT_LENGTH_BYTES, Tensor};
 use half::{bf16, f16};
 use serde::Serialize;
 
-use crate::encoding::shown;
+use crate::encoding::escaped;
 
 /// The difference of one output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -163,7 +163,7 @@ fn number(dtype: DType, bytes: &[u8]) -> Option<Number> {
 
 impl Difference {
     pub(super) fn told(&self) -> String {
-        let name = shown(&self.name);
+        let name = escaped(&self.name);
         if let Some(why) = &self.incomparable {
             return format!("output {name}: {why}");
         }

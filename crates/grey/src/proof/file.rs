@@ -2,10 +2,15 @@
 
 use std::{fmt, path::Path};
 
-use grey_proof::{Bundle, Known, Manifest, Proof};
+use grey_proof::{BUNDLE_BYTES_MAX, Bundle, Known, Manifest, Proof};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{encoding::Base64, failure::Failure, files};
+
+/// Longest JSON proof that is read, in bytes: a bundle in base64, and 1 MiB of other members.
+const JSON_BYTES_MAX: usize = BUNDLE_BYTES_MAX.div_ceil(3) * 4 + (1 << 20);
+/// The major type of a map in CBOR, in the upper bits of its first byte.
+const CBOR_MAP: u8 = 0b101;
 
 /// A file with a proof. Nothing of it is verified, nor even read.
 pub(crate) struct ProofFile {
@@ -24,8 +29,14 @@ impl ProofFile {
     fn parse(bytes: &[u8]) -> Result<ProofFile, String> {
         match bytes.trim_ascii_start().first() {
             None => Err("it is empty".to_owned()),
-            // No bundle begins so: it is a map in CBOR.
+            // The file's first byte: only in texts may spaces come before what they hold.
+            Some(_) if bytes.first().is_some_and(|b| b >> 5 == CBOR_MAP) => {
+                Ok(ProofFile { bundle: bytes.to_vec(), view: None })
+            }
             Some(b'{') => {
+                if bytes.len() > JSON_BYTES_MAX {
+                    return Err(format!("expected JSON of at most {JSON_BYTES_MAX} bytes, found {}", bytes.len()));
+                }
                 let text = std::str::from_utf8(bytes).map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to()))?;
                 // One value and no more, or what follows would become known values as well.
                 let one: &RawValue = serde_json::from_str(text).map_err(|e| format!("expected JSON: {e}"))?;
@@ -43,13 +54,28 @@ impl ProofFile {
                 let Base64(bundle) = proof.parse().map_err(|e| format!("member 'proof': {e}"))?;
                 Ok(ProofFile { bundle, view: Some(view) })
             }
-            Some(_) => Ok(ProofFile { bundle: bytes.to_vec(), view: None }),
+            Some(_) => Err(format!("expected an object in JSON, or a bundle, found {}", stranger(bytes))),
         }
     }
 
     /// Reads the bundle, where that alone is to be used.
     pub(crate) fn open(&self, path: &Path) -> Result<(Bundle, Proof, Manifest), Failure> {
         Bundle::parse(&self.bundle).map_err(|e| not_a_proof(path, e))
+    }
+}
+
+/// What a file is that is neither JSON with a proof nor a bundle.
+fn stranger(bytes: &[u8]) -> &'static str {
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        return "a byte order mark at its start";
+    }
+    match (std::str::from_utf8(bytes), bytes.trim_ascii_start().first()) {
+        (Ok(_), Some(b'[')) => "a list in JSON",
+        (Ok(text), _) if text.trim().parse().is_ok_and(|Base64(bytes)| Bundle::parse(&bytes).is_ok()) => {
+            "a bundle in base64"
+        }
+        (Ok(_), _) => "another text",
+        (Err(_), _) => "neither text nor a map in CBOR",
     }
 }
 
@@ -75,10 +101,17 @@ mod tests {
             (b"{\"proof\":\"owE=\",\"proof\":\"owE=\"}", "proof: expected each member once, found it twice"),
             (b"{\"a\":", "expected JSON"),
             (b"{}, \"seen\": [", "expected JSON"),
+            (b" [{\"proof\":\"owE=\"}]", "found a list in JSON"),
+            (b"\xef\xbb\xbf{\"proof\":\"owE=\"}", "found a byte order mark at its start"),
+            (b"owE=\n", "found another text"),
+            (b"\xff\xfe{\0", "found neither text nor a map in CBOR"),
         ] {
             let e = of(bytes).unwrap_err();
             assert!(e.contains(says), "{e} should say {says}");
         }
+        let large = format!("{{\"proof\":\"{}", "A".repeat(JSON_BYTES_MAX));
+        let e = of(large.as_bytes()).unwrap_err();
+        assert_eq!(e, format!("expected JSON of at most {JSON_BYTES_MAX} bytes, found {}", large.len()));
     }
 
     #[test]

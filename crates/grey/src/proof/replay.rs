@@ -12,7 +12,7 @@ use crate::{
     EXIT_NO, EXIT_OK,
     args::ReplayArgs,
     client::Client,
-    encoding::{Base64, SaltSource, base64, hex, shown},
+    encoding::{Base64, SaltSource, base64, escaped, hex},
     failure::Failure,
     request::Document,
     verbs::{print, print_json, text},
@@ -89,7 +89,7 @@ fn outputs(client: &Client, answer: &Value) -> Result<Vec<Tensor>, Failure> {
 }
 
 fn told(answer: &Value, result: &str, differences: Option<&[Difference]>) -> String {
-    let at = |pointer: &str| shown(answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default());
+    let at = |pointer: &str| escaped(answer.pointer(pointer).and_then(Value::as_str).unwrap_or_default());
     let what = match result {
         REPRODUCED => "the same bytes again",
         "differs" => "other bytes, though this node has the engine, machine and threads that the proof states",
@@ -98,13 +98,13 @@ fn told(answer: &Value, result: &str, differences: Option<&[Difference]>) -> Str
     };
     let mut out = format!(
         "{}: {what}; model {} version {}, class {}\n",
-        shown(result),
+        escaped(result),
         at("/model/id"),
         at("/model/version"),
-        shown(&text(answer, "class")),
+        escaped(&text(answer, "class")),
     );
     for d in answer.get("profile_differences").and_then(Value::as_array).into_iter().flatten() {
-        let member = |name: &str| shown(&text(d, name));
+        let member = |name: &str| escaped(&text(d, name));
         out.push_str(&format!("{}: recorded {}, here {}\n", member("member"), member("recorded"), member("here")));
     }
     if result != REPRODUCED {
@@ -146,5 +146,11 @@ mod tests {
             "{said}"
         );
         assert!(of(&answer("reproduced", version)).contains("engine_version: recorded"));
+        // What differs may stand at the end.
+        let device = |last: &str| format!("cpu;{};{last}", "flag,".repeat(40));
+        let (recorded, here) = (device("avx512"), device("avx2\u{1b}"));
+        let said = of(&answer("reproduced", json!([{"member": "device", "recorded": recorded, "here": here}])));
+        let here = here.replace('\u{1b}', "\\u{1b}");
+        assert!(said.ends_with(&format!("\ndevice: recorded {recorded}, here {here}\n")), "{said}");
     }
 }

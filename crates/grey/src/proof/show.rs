@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{file::ProofFile, words};
 use crate::{
-    encoding::{base64, hex, quoted, shown},
+    encoding::{base64, escaped, hex, quoted_path},
     failure::Failure,
     verbs::{print, print_json},
 };
@@ -36,7 +36,7 @@ pub(crate) fn show(path: &Path, json: bool) -> Result<(), Failure> {
     out.push_str(&format!(
         "\nNothing of this was verified: it is what the file says, and so is the key or measurement here. Compare it\n\
          with what you know, and verify with:\n  grey proof verify {} {trust}\n",
-        quoted(&path.display().to_string())
+        quoted_path(path)
     ));
     print(&out)
 }
@@ -79,7 +79,7 @@ fn section(out: &mut String, title: &str, lines: &[(&str, String)]) {
 }
 
 fn stated(claims: &Claims) -> Vec<(&'static str, String)> {
-    let mut out = vec![("model", format!("{} version {}", shown(&claims.model_id), shown(&claims.model_version)))];
+    let mut out = vec![("model", format!("{} version {}", escaped(&claims.model_id), escaped(&claims.model_version)))];
     out.push((
         "model hash",
         claims.model_hash.map_or("none".to_owned(), |m| format!("{}:{}", m.scheme.name(), hex(&m.hash))),
@@ -90,14 +90,14 @@ fn stated(claims: &Claims) -> Vec<(&'static str, String)> {
     }
     if let Outcome::Ok { output_hash, output_names, .. } = &claims.outcome {
         out.push(("output hash", hex(output_hash)));
-        out.push(("outputs", output_names.iter().map(|n| shown(n)).collect::<Vec<_>>().join(", ")));
+        out.push(("outputs", output_names.iter().map(|n| escaped(n)).collect::<Vec<_>>().join(", ")));
     }
     out.push(("hashed as", claims.tensor_scheme.name().to_owned()));
     if !claims.parameters.is_empty() {
         let one = |(name, value): (&String, &ParameterValue)| match value {
-            ParameterValue::Text(t) => format!("{}=\"{}\"", shown(name), shown(t)),
-            ParameterValue::Int(n) => format!("{}={n}", shown(name)),
-            ParameterValue::Bool(b) => format!("{}={b}", shown(name)),
+            ParameterValue::Text(t) => format!("{}=\"{}\"", escaped(name), escaped(t)),
+            ParameterValue::Int(n) => format!("{}={n}", escaped(name)),
+            ParameterValue::Bool(b) => format!("{}={b}", escaped(name)),
         };
         out.push(("parameters", claims.parameters.iter().map(one).collect::<Vec<_>>().join(", ")));
     }
@@ -123,7 +123,7 @@ fn signer(bundle: &Bundle, proof: &Proof, manifest: &Manifest) -> Vec<(&'static 
         Platform::SevSnp => "an AMD SEV-SNP virtual machine, if its evidence verifies",
     };
     let mut out = vec![
-        ("node", format!("'{}', as it calls itself", shown(&proof.claims().issuer))),
+        ("node", format!("'{}', as it calls itself", escaped(&proof.claims().issuer))),
         ("platform", format!("{}: {means}", platform.name())),
         ("measurement", hex(manifest.measurement.bytes())),
     ];

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use grey_proof::{
     Allowed, Check, CheckReport, CheckResult, ExpectedMeasurement, Known, KnownModelHash, KnownTensor, Mode, Overall,
-    Policy, SoftwareEvidence, Verdict,
+    Policy, SoftwareEvidence, SoftwareKeys, Verdict,
 };
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use crate::{
     EXIT_NO, EXIT_OK,
     args::VerifyArgs,
     clock,
-    encoding::{SaltSource, SoftwareKey, base64, hex},
+    encoding::{SaltSource, SoftwareKey, base64, escaped, hex},
     failure::Failure,
     files,
     request::{Document, known},
@@ -61,8 +61,13 @@ fn agree<T: PartialEq>(
         return Ok(());
     }
     let file = file.map_or_else(String::new, |f| f.display().to_string());
-    let why =
-        format!("{name} contradicts '{member}' of {file}: the file says {}, the flag {}", show(stated), show(given));
+    let (stated, given) = (show(stated), show(given));
+    let both = if stated == given {
+        format!("both give {stated}, but with other values")
+    } else {
+        format!("the file says {stated}, the flag {given}")
+    };
+    let why = format!("{name} contradicts '{member}' of {file}: {both}");
     Err(Failure::usage(why).hint("leave one of them out: a flag adds to a file and changes nothing in it"))
 }
 
@@ -72,18 +77,12 @@ fn policy(args: &VerifyArgs) -> Result<Policy, Failure> {
         None => (Policy::default(), false),
         Some(path) => read_policy(path)?,
     };
-    let keys = match args.software_key.as_slice() {
-        [] => None,
-        keys if keys.contains(&SoftwareKey::Any) => Some(Allowed::Any),
-        keys => {
-            let these = keys.iter().filter_map(|k| if let SoftwareKey::This(key) = k { Some(*key) } else { None });
-            Some(Allowed::These(these.collect()))
-        }
-    };
-    let show_keys = |keys: &Allowed<[u8; 32]>| match keys {
+    let show_keys = |keys: &SoftwareKeys| match keys {
         Allowed::Any => "any".to_owned(),
+        Allowed::These(keys) if keys.is_empty() => "[]".to_owned(),
         Allowed::These(keys) => keys.iter().map(|k| hex(k)).collect::<Vec<_>>().join(", "),
     };
+    let keys = software_keys(&args.software_key)?;
     agree(&mut policy.software_keys, keys, ("--software-key", "software_keys"), file, show_keys)?;
     let show_measurement = |m: &ExpectedMeasurement| hex(m.bytes());
     agree(
@@ -107,14 +106,30 @@ fn policy(args: &VerifyArgs) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
+fn software_keys(given: &[SoftwareKey]) -> Result<Option<SoftwareKeys>, Failure> {
+    let key = |k: &SoftwareKey| if let SoftwareKey::This(key) = k { Some(*key) } else { None };
+    let these: Vec<[u8; 32]> = given.iter().filter_map(key).collect();
+    match (given.contains(&SoftwareKey::Any), these.first()) {
+        // Whoever names a key does not mean to allow all others.
+        (true, Some(key)) => {
+            Err(Failure::usage(format!("--software-key: expected either 'any' or keys, found 'any' and {}", hex(key)))
+                .hint("leave 'any' out: it allows every node's key"))
+        }
+        (true, None) => Ok(Some(Allowed::Any)),
+        (false, Some(_)) => Ok(Some(Allowed::These(these))),
+        (false, None) => Ok(None),
+    }
+}
+
 /// The policy, and whether it names a mode.
 fn read_policy(path: &Path) -> Result<(Policy, bool), Failure> {
     let text = files::read_text(path)?;
     let refused = |e: serde_saphyr::Error| {
         let failure = Failure::refused(format!("{}: {e}", path.display()));
-        let is_number = ["found the number", "float"].iter().any(|said| failure.message.contains(said));
-        // YAML takes digits, and digits around an `e`, for numbers.
-        if is_number { failure.hint("put hex in quotes: some of it looks like a number") } else { failure }
+        if is_unquoted_hex(&failure.message) {
+            return failure.hint("put hex in quotes: some of it looks like a number");
+        }
+        failure
     };
     if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
         return Err(Failure::refused(format!("{}: the policy is empty, expected at least one member", path.display())));
@@ -122,6 +137,15 @@ fn read_policy(path: &Path) -> Result<(Policy, bool), Failure> {
     let policy: Policy = serde_saphyr::from_str(&text).map_err(refused)?;
     let members: BTreeMap<String, IgnoredAny> = serde_saphyr::from_str(&text).map_err(refused)?;
     Ok((policy, members.contains_key("mode")))
+}
+
+/// Whether a policy's mistake is hex that YAML takes for a number: digits, or digits around an `e`.
+fn is_unquoted_hex(message: &str) -> bool {
+    let is_member = ["policy/expected_", "policy/software_keys"].iter().any(|place| message.contains(place));
+    // Too large a number is refused before anybody knows of which member it is. Hashes are of one of two lengths.
+    let infinite = message.split_once("non-finite float `").and_then(|(_, rest)| rest.split_once('`'));
+    is_member && message.contains("expected text, found the number")
+        || infinite.is_some_and(|(digits, _)| matches!(digits.len(), 64 | 96))
 }
 
 fn known_values(args: &VerifyArgs, file: &ProofFile) -> Result<Known, Failure> {
@@ -135,9 +159,10 @@ fn known_values(args: &VerifyArgs, file: &ProofFile) -> Result<Known, Failure> {
         tensors.sort_by(|a, b| a.name.cmp(&b.name));
     }
     let show_tensors = |tensors: &Vec<KnownTensor>| {
-        let names: Vec<_> =
-            tensors.iter().map(|t| format!("{} ({} bytes)", t.name.escape_debug(), t.data.len())).collect();
-        format!("tensors {}", names.join(", "))
+        let one = |t: &KnownTensor| {
+            format!("{} {} {:?} ({} bytes)", escaped(&t.name), escaped(&t.datatype), t.shape, t.data.len())
+        };
+        format!("tensors {}", tensors.iter().map(one).collect::<Vec<_>>().join(", "))
     };
     agree(
         &mut known.inputs,
@@ -155,7 +180,7 @@ fn known_values(args: &VerifyArgs, file: &ProofFile) -> Result<Known, Failure> {
     )?;
     let salt = args.salt.as_ref().map(SaltSource::read).transpose()?.map(Vec::from);
     // A salt is a secret, also in messages.
-    agree(&mut known.salt, salt, ("--salt", "salt"), path, |_| "another secret".to_owned())?;
+    agree(&mut known.salt, salt, ("--salt", "salt"), path, |_| "a salt".to_owned())?;
     let of = |given: &Option<crate::encoding::Base64>| given.as_ref().map(|n| n.0.clone());
     agree(&mut known.nonce, of(&args.nonce), ("--nonce", "nonce"), path, |n| base64(n))?;
     agree(&mut known.session_nonce, of(&args.session_nonce), ("--session-nonce", "session_nonce"), path, |n| {
@@ -309,6 +334,12 @@ mod tests {
             f.message,
             format!("--software-key contradicts 'software_keys' of {path}: the file says {key}, the flag any")
         );
+        let f = policy(&args(&["--software-key", "any", "--software-key", &key])).unwrap_err();
+        assert_eq!(f.exit, crate::EXIT_USAGE);
+        assert_eq!(f.message, format!("--software-key: expected either 'any' or keys, found 'any' and {key}"));
+        let none = file(folder.path(), "none.yaml", "software_keys: []\n");
+        let f = policy(&args(&["--policy", &none, "--software-key", "any"])).unwrap_err();
+        assert!(f.message.ends_with("the file says [], the flag any"), "{f:?}");
         for more in [["--mode", "archival"], ["--max-age", "6"]] {
             let f = policy(&args(&["--policy", &path, more[0], more[1]])).unwrap_err();
             assert!(f.message.starts_with(&format!("{} contradicts", more[0])), "{f:?}");
@@ -333,10 +364,18 @@ mod tests {
             assert!(f.message.starts_with(&path) && f.message.contains(says), "{f:?} should say {says}");
             assert_eq!(f.exit, crate::EXIT_REFUSED);
         }
+        for text in ["max_age: -1\n", "max_age: 1e3\n", "max_age: 1e999\n", "tcb_status: [1]\n"] {
+            let path = file(folder.path(), "p.yaml", text);
+            let f = policy(&args(&["--policy", &path])).unwrap_err();
+            assert!(f.hints.is_empty(), "{text}: {f:?}");
+        }
         // A hash may look like a number.
         for digits in ["12".repeat(32), format!("12e4{}", "5".repeat(60))] {
             let path = file(folder.path(), "p.yaml", &format!("expected_mrenclave: {digits}\n"));
             let f = policy(&args(&["--policy", &path])).unwrap_err();
+            assert!(f.hints.iter().any(|h| h.contains("quotes")), "{f:?}");
+            let list = file(folder.path(), "list.yaml", &format!("software_keys: [{digits}]\n"));
+            let f = policy(&args(&["--policy", &list])).unwrap_err();
             assert!(f.hints.iter().any(|h| h.contains("quotes")), "{f:?}");
             let path = file(folder.path(), "p.yaml", &format!("expected_mrenclave: '{digits}'\n"));
             assert!(policy(&args(&["--policy", &path])).unwrap().expected_mrenclave.is_some());
@@ -356,6 +395,20 @@ mod tests {
         assert_eq!(known.inputs.unwrap()[0].name, "a");
         let f = known_values(&args(&["--known", &path, "--nonce", "AQAAAAAAAAA="]), &none).unwrap_err();
         assert!(f.message.ends_with("the file says AAAAAAAAAAA=, the flag AQAAAAAAAAA="), "{f:?}");
+        for (tensor, says) in [
+            (
+                r#"{"name":"a","datatype":"UINT8","shape":[1,1],"data":"Ag=="}"#,
+                "the file says tensors a UINT8 [1, 1] (1 bytes), the flag tensors a INT8 [1] (1 bytes), b INT8 [1] (1 bytes)",
+            ),
+            (
+                r#"{"name":"a","datatype":"INT8","shape":[1],"data":"Aw=="},{"name":"b","datatype":"INT8","shape":[1],"data":"AQ=="}"#,
+                "both give tensors a INT8 [1] (1 bytes), b INT8 [1] (1 bytes), but with other values",
+            ),
+        ] {
+            let path = file(folder.path(), "known.json", &format!("{{\"inputs\":[{tensor}]}}"));
+            let f = known_values(&args(&["--known", &path, "--input", &x]), &none).unwrap_err();
+            assert!(f.message.ends_with(says), "{f:?} should say {says}");
+        }
         let path = file(folder.path(), "known.json", "{\"salt\":7}");
         let f = known_values(&args(&["--known", &path]), &none).unwrap_err();
         assert!(f.message.ends_with("known.json: known/salt: expected text, found the number 7"), "{f:?}");

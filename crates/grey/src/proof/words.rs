@@ -2,7 +2,7 @@
 
 use grey_proof::{Class, Exec, Filler, Outcome, Segment};
 
-use crate::encoding::{hex, shown};
+use crate::encoding::{escaped, hex};
 
 const DAY_SECONDS: u64 = 86_400;
 /// The last second of the year 9999: later ones are no dates that anybody writes.
@@ -67,15 +67,15 @@ pub(super) fn segment(s: &Segment) -> String {
 pub(super) fn execution(exec: &Exec) -> Vec<(&'static str, String)> {
     let mut out = vec![
         ("class", format!("{}: {}", exec.class.name(), class(exec.class))),
-        ("engine", format!("{} {}", shown(&exec.engine), shown(&exec.engine_version))),
+        ("engine", format!("{} {}", escaped(&exec.engine), escaped(&exec.engine_version))),
         ("library", format!("sha256:{}", hex(&exec.engine_sha256))),
-        ("device", shown(&exec.device)),
+        ("device", escaped(&exec.device)),
         ("threads", exec.threads.to_string()),
-        ("precision", shown(&exec.precision)),
+        ("precision", escaped(&exec.precision)),
         ("runs", exec.segments.iter().map(segment).collect::<Vec<_>>().join("; then ")),
     ];
     if let Some((name, version)) = &exec.executor {
-        out.push(("upstream", format!("{} {}, which is not attested", shown(name), shown(version))));
+        out.push(("upstream", format!("{} {}, which is not attested", escaped(name), escaped(version))));
     }
     if !exec.lengths.is_empty() {
         out.push(("lengths", format!("{:?}", exec.lengths)));
@@ -87,7 +87,7 @@ pub(super) fn execution(exec: &Exec) -> Vec<(&'static str, String)> {
         out.push(("filler", "the request's first row, where a replay fills up".to_owned()));
     }
     if !exec.switches.is_empty() {
-        out.push(("switches", exec.switches.iter().map(|s| shown(s)).collect::<Vec<_>>().join(", ")));
+        out.push(("switches", exec.switches.iter().map(|s| escaped(s)).collect::<Vec<_>>().join(", ")));
     }
     out
 }

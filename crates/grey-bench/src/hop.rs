@@ -1,0 +1,117 @@
+//! What the hop to an engine host costs: the same run in a process and in a thread of its own,
+//! against the runtime called where it is.
+
+use std::{
+    io::{self, Write as _},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use grey_core::{DType, Payload};
+use grey_engine::{
+    Artifact, BatchInput, EngineKind, Host, HostCommand, Isolation, Launcher, LoadOptions, ModelHandle, SealedFile,
+    contain::Limits, engines,
+};
+use serde_json::{Value, json};
+
+use crate::{HopArgs, clock::now};
+
+/// Floats of one row: 4 KiB, and 6 MiB.
+const ROW_FLOATS: [u64; 2] = [1 << 10, 3 << 19];
+/// Runs that are measured, of each kind by turns; as many before warm up.
+const RUNS: usize = 400;
+
+fn wrong(e: impl std::fmt::Display) -> io::Error {
+    io::Error::other(e.to_string())
+}
+
+struct Measured {
+    host: Host,
+    model: ModelHandle,
+}
+
+async fn start(isolation: Isolation, args: &HopArgs) -> io::Result<Measured> {
+    let launcher = Launcher {
+        command: HostCommand { program: std::env::current_exe()?, args: vec!["engine-host".into()] },
+        isolation,
+        limits: Limits::default(),
+        open: engines::open,
+        load_timeout: Duration::from_secs(30),
+        outputs_bytes_max: 64 << 20,
+    };
+    let host = launcher.launch(EngineKind::OnnxRuntime, &args.library).await.map_err(wrong)?;
+    let mut file = SealedFile::writer("identity.onnx")?;
+    file.write_all(&std::fs::read(&args.model)?)?;
+    let loaded = host.load(Artifact::File(file.seal()?), LoadOptions::default()).await.map_err(wrong)?;
+    Ok(Measured { host, model: loaded.handle })
+}
+
+impl Measured {
+    /// Time of one run seen from outside, and of the runtime within it.
+    async fn run(&self, row: &Bytes) -> io::Result<[Duration; 2]> {
+        let input = BatchInput {
+            index: 0,
+            dtype: DType::Fp32,
+            shape: vec![1, row.len() as u64 / 4],
+            parts: vec![Payload::from(row.clone())],
+        };
+        let begin = now();
+        let out = self.host.run(self.model, vec![input], vec![0], None).await.map_err(wrong)?;
+        Ok([begin.elapsed(), out.execute])
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(0.0, |t| t.as_nanos() as f64 / 1e3)
+}
+
+/// Medians of an in and an out copy of so many bytes.
+fn copies(row: &Bytes) -> f64 {
+    let mut to = vec![0u8; row.len()];
+    let one = |to: &mut Vec<u8>| {
+        let begin = now();
+        to.copy_from_slice(row);
+        std::hint::black_box(&to);
+        begin.elapsed()
+    };
+    let times = (0..RUNS).map(|_| one(&mut to) + one(&mut to)).collect();
+    median(times)
+}
+
+/// Measures; microseconds, medians.
+pub(crate) fn run(args: &HopArgs) -> io::Result<Value> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (process, thread) = (start(Isolation::Process, args).await?, start(Isolation::Inline, args).await?);
+        let mut sizes = Vec::new();
+        for floats in ROW_FLOATS {
+            let row = Bytes::from(vec![0u8; floats as usize * 4]);
+            let mut times: [Vec<Duration>; 4] = Default::default();
+            for i in 0..2 * RUNS {
+                for (at, host) in [(0, &process), (2, &thread)] {
+                    let [outside, within] = host.run(&row).await?;
+                    if i >= RUNS {
+                        times[at].push(outside);
+                        times[at + 1].push(within);
+                    }
+                }
+            }
+            let [process_us, process_execute_us, thread_us, thread_execute_us] = times.map(median);
+            sizes.push(json!({
+                "bytes": row.len(),
+                "process_us": process_us,
+                "process_execute_us": process_execute_us,
+                "thread_us": thread_us,
+                "thread_execute_us": thread_execute_us,
+                "copies_us": copies(&row),
+            }));
+        }
+        Ok(Value::Array(sizes))
+    })
+}
+
+/// Becomes the host.
+pub(crate) fn host() -> std::process::ExitCode {
+    std::process::ExitCode::from(grey_engine::host_main(engines::open))
+}

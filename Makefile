@@ -77,9 +77,14 @@ fuzz: machine ## random bytes against every parser, random operations on registr
 	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== operations on the batcher, seeds from GREY_SIM_BASE=$$base"; \
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-2000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
 
-bench: wheel ## ratios measured in one run
-	@cargo build --quiet --profile $(PROFILE) -p grey-bench
-	@$(PY) bench/run.py $(CARGO_TARGET_DIR)/$(PROFILE)/grey-bench
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.demo
+	@echo "== peers to compare with"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
+bench: wheel $(VENV)/.bench ## ratios measured in one run, against peers; WRITE=1 puts them into docs/benchmarks.md
+	@cargo build --quiet --profile $(PROFILE) -p grey-bench -p grey
+	@$(PY) bench/run.py $(CARGO_TARGET_DIR)/$(PROFILE)/grey-bench $(CARGO_TARGET_DIR)/$(PROFILE)/grey $(if $(WRITE),--write)
 
 fmt: $(VENV)/.test ## format everything
 	@cargo fmt --all

@@ -1,15 +1,18 @@
-"""`make bench`: ratios measured in one run, each pair taking turns, so that a slow moment of the machine hits both.
+"""`make bench`: ratios measured in one run. See `pairs.py` for how; `--write` puts them into docs/benchmarks.md.
 
-Node and load share the machine's cores. What counts is the ratio of neighbours: its median, and its 10-90 % range.
+Node, load and peers share the machine's cores. A goal is met when the worse end of its range is.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-import statistics
+import os
+import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,86 +22,173 @@ from urllib.parse import urlsplit
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support"), str(Path(__file__).resolve().parent)]
 
 import models  # noqa: E402
+import peers  # noqa: E402
 import run as demo  # noqa: E402
+from pairs import Goal, Report, Row, Spread, by_turns, differences, ratios  # noqa: E402
 
 WORK = ROOT / ".bench"
-LOAD = sys.argv[1]
-ROUNDS = 10
-CONNECTIONS = (1, 8, 64)
-SECONDS = 1.5
+TINY_SECONDS = 1.5
+# An encoder answers some hundred requests a second: shorter rounds count too few.
+ENCODER_SECONDS = 5.0
 HASHED_BYTES = 64 << 20
+IDLE_SECONDS = 10.0
+STARTS = 10
 
 
-def load(node: demo.Node, model: str, body: Path, connections: int, *headers: str) -> dict[str, float]:
-    """What `connections` clients got in SECONDS."""
-    command = [LOAD, "load", "--address", urlsplit(node.url).netloc, "--path", f"/v2/models/{model}/infer"]
-    command += ["--body", str(body), "--connections", str(connections), "--seconds", str(SECONDS)]
-    for header in headers:
-        command += ["--header", header]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    report: dict[str, float] = json.loads(done.stdout)
-    return report
+class Bench:
+    """The load generator, and what it was last told."""
+
+    def __init__(self, program: str, grey: str) -> None:
+        self.program = program
+        self.grey = grey
+        self.report = Report()
+        self.load_share: list[float] = []
+
+    def load(self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str) -> Any:
+        command = [self.program, "load", "--address", address, "--path", path, "--body", str(body)]
+        command += ["--connections", str(connections), "--seconds", str(seconds)]
+        for header in headers:
+            command += ["--header", header]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise SystemExit(done.stderr)
+        report = json.loads(done.stdout)
+        # It loads for a fifth longer than it measures.
+        self.load_share.append(report["own_cpu_seconds"] / (seconds * 1.2) / (os.cpu_count() or 1))
+        return report
+
+    def own(self, *arguments: str) -> Any:
+        return json.loads(subprocess.run([self.program, *arguments], capture_output=True, text=True, check=True).stdout)
+
+    def add(self, measure: str, found: Spread, goal: Goal, form: str = ".3f", unit: str = "", note: str = "") -> None:
+        self.report.add(Row(measure, found, form, unit, goal, note))
 
 
-def rate(node: demo.Node, model: str, body: Path, connections: int, *headers: str) -> float:
-    return load(node, model, body, connections, *headers)["requests_per_second"]
+class Request:
+    """A body of binary tensors and the header that it needs."""
+
+    def __init__(self, name: str, datatype: str, array: np.ndarray) -> None:
+        tensor = {"name": name, "datatype": datatype, "shape": list(array.shape)}
+        tensor["parameters"] = {"binary_data_size": array.nbytes}
+        head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+        self.body = WORK / f"{name}-{array.size}.bin"
+        self.body.write_bytes(head + array.tobytes())
+        self.header = f"Inference-Header-Content-Length: {len(head)}"
+        self.raw = WORK / f"{name}-{array.size}.raw"
+        self.raw.write_bytes(array.tobytes())
 
 
-def ratios(pairs: list[tuple[float, float]]) -> str:
-    found = sorted(a / b for a, b in pairs)
-    low, high = found[len(found) // 10], found[-1 - len(found) // 10]
-    return f"{statistics.median(found):.3f} ({low:.3f}-{high:.3f})"
-
-
-def request(name: str, datatype: str, array: np.ndarray) -> Path:
-    path = WORK / f"{name}-{array.size}.json"
-    tensor = {"name": name, "datatype": datatype, "shape": list(array.shape), "data": array.ravel().tolist()}
-    path.write_text(json.dumps({"inputs": [tensor]}))
-    return path
-
-
-def serve(node: demo.Node, name: str, model: bytes) -> None:
+def serve(node: demo.Node, name: str, model: bytes) -> Path:
     path = WORK / f"{name}.onnx"
     path.write_bytes(model)
     node.grey("model", "add", name, str(path))
     while node.grey("model", "show", name)["proofs"]["self_test"] == "not ended":
         time.sleep(0.05)
+    return path
 
 
-def concurrency(node: demo.Node, body: Path) -> None:
-    demo.step("what concurrency gains: requests per second of a tiny model")
-    rates: dict[int, list[float]] = {n: [] for n in CONNECTIONS}
-    for _ in range(ROUNDS):
-        for n in CONNECTIONS:
-            rates[n].append(rate(node, "tiny", body, n))
-    for n in CONNECTIONS:
-        pairs = list(zip(rates[n], rates[1], strict=True))
-        print(f"   {n:3} connections  {statistics.median(rates[n]):9,.0f}/s  ratio to one connection {ratios(pairs)}")
+def rate(
+    bench: Bench, node: demo.Node, model: str, request: Request, connections: int, seconds: float, *more: str
+) -> float:
+    at = (urlsplit(node.url).netloc, f"/v2/models/{model}/infer", request.body, connections, seconds)
+    found: float = bench.load(*at, request.header, *more)["requests_per_second"]
+    return found
 
 
-def proven(node: demo.Node, model: str, body: Path, connections: int, wanted: float | None) -> None:
+def tiny(bench: Bench, node: demo.Node, request: Request, model: Path) -> None:
+    demo.step("a tiny model: what the server costs")
+    of = lambda n, *more: rate(bench, node, "tiny", request, n, TINY_SECONDS, *more)  # noqa: E731
+    echo = peers.Echo(bench.program)
+    try:
+        bare = lambda: bench.load(echo.address, "/", request.body, 64, TINY_SECONDS)["requests_per_second"]  # noqa: E731
+        pairs = by_turns(lambda: of(64), bare)
+        own = Spread.of([a for a, _ in pairs])
+        bench.add("tiny, 64 connections / echo", ratios(pairs), Goal(least=0.70), note=f"{own.median:,.0f} requests/s")
+    finally:
+        echo.stop()
+    api = peers.FastApi(model)
+    try:
+        peer = lambda: bench.load(api.address, "/infer", request.raw, 64, TINY_SECONDS)["requests_per_second"]  # noqa: E731
+        pairs = by_turns(lambda: of(64), peer)
+        theirs = Spread.of([b for _, b in pairs])
+        bench.add(
+            "tiny, 64 connections / FastAPI", ratios(pairs), Goal(least=3.5), note=f"theirs {theirs.median:,.0f}/s"
+        )
+    finally:
+        api.stop()
+    for n in (8, 64):
+        bench.add(f"tiny, {n} connections / 1 connection", ratios(by_turns(lambda n=n: of(n), lambda: of(1))), Goal())
     before = forms(node)
-    pairs = []
-    for i in range(ROUNDS):
-        both: list[Callable[[], float]] = [
-            lambda: rate(node, model, body, connections, "Grey-Prove: 1"),
-            lambda: rate(node, model, body, connections),
-        ]
-        # Who goes first takes turns, too.
-        order = (0, 1) if i % 2 == 0 else (1, 0)
-        found = dict(zip(order, [both[j]() for j in order], strict=True))
-        pairs.append((found[0], found[1]))
-    made = {form: n - before.get(form, 0) for form, n in forms(node).items()}
-    share = made.get("batch", 0) / max(1, sum(made.values()))
-    aim = "" if wanted is None else f", wanted >= {wanted}"
-    off = statistics.median(b for _, b in pairs)
-    print(f"   {model:8} {connections:3} connections  {off:9,.0f}/s without  ratio with proofs {ratios(pairs)}{aim};")
-    print(f"   {'':8} {share:.0%} of the proofs in the batch form")
+    for n, goal in ((1, Goal()), (8, Goal()), (64, Goal(least=0.75))):
+        pairs = by_turns(lambda n=n: of(n, "Grey-Prove: 1"), lambda n=n: of(n))
+        bench.add(f"tiny, {n} connections, proofs on / off", ratios(pairs), goal)
+    made = {form: count - before.get(form, 0) for form, count in forms(node).items()}
+    print(f"   {made.get('batch', 0) / max(1, sum(made.values())):.0%} of these proofs in the batch form")
+
+
+def latency(bench: Bench, node: demo.Node, request: Request, model: Path) -> None:
+    demo.step("one connection: what is added to the runtime's own time")
+    at = (urlsplit(node.url).netloc, "/v2/models/tiny/infer", request.body, 1, TINY_SECONDS)
+    outside = lambda: bench.load(*at, request.header)["p50_seconds"] * 1e6  # noqa: E731
+    inside = lambda: peers.raw(model, 1, 1, 1, TINY_SECONDS)["p50_seconds"] * 1e6  # noqa: E731
+    pairs = by_turns(outside, inside)
+    note = f"in process {Spread.of([b for _, b in pairs]).median:.0f} us, by Python"
+    bench.add("added latency at 1 connection, p50", differences(pairs), Goal(most=150), ".0f", "us", note)
+
+
+def encoder(bench: Bench, node: demo.Node, request: Request, model: Path) -> None:
+    demo.step("an encoder of MiniLM's size: what is left of the machine")
+    choice = peers.best_raw(model, 2.0)
+    rows, processes, threads = choice
+    note = f"bare loop: batch {rows}, {processes} x {threads} threads"
+    bare = lambda: peers.raw(model, *choice, ENCODER_SECONDS)["rows_per_second"]  # noqa: E731
+    of = lambda *more: rate(bench, node, "encoder", request, 64, ENCODER_SECONDS, *more)  # noqa: E731
+    bench.add("encoder, 64 connections / bare loop", ratios(by_turns(of, bare)), Goal(least=0.95), note=note)
+    proven = lambda: of("Grey-Prove: 1")  # noqa: E731
+    bench.add("encoder, 64 connections, proofs on / bare loop", ratios(by_turns(proven, bare)), Goal(least=0.93))
+    bench.add("encoder, 64 connections, proofs on / off", ratios(by_turns(proven, of)), Goal(least=0.98))
+
+
+def hop(bench: Bench) -> None:
+    demo.step("the hop to an engine host")
+    identity = WORK / "identity.onnx"
+    identity.write_bytes(models.identity(models.DTYPES["FP32"], ["N", "M"]).SerializeToString())
+    import onnxruntime
+
+    [library] = Path(onnxruntime.__file__).parent.glob("capi/libonnxruntime.so.1.*")
+    runs = [bench.own("hop", "--library", str(library), "--model", str(identity)) for _ in range(10)]
+    for at, name in ((0, "4 KB"), (1, "6 MB")):
+        found = [run[at] for run in runs]
+        copies = Spread.of([f["copies_us"] for f in found]).median if at == 1 else 0.0
+        over = Spread.of([f["process_us"] - f["thread_execute_us"] for f in found])
+        note = f"two copies of it: {copies:.0f} us" if at == 1 else ""
+        bench.add(f"hop against the call itself, {name}", over, Goal(most=30 + copies), ".0f", "us", note)
+
+
+def idle(bench: Bench) -> None:
+    demo.step("an idle node without a model, from the executable")
+    starts = []
+    for i in range(STARTS):
+        with tempfile.TemporaryDirectory() as data:
+            begin = time.perf_counter()
+            command = [bench.grey, "serve", "--http", "127.0.0.1:0", "--data", data, "--json"]
+            node = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            try:
+                assert node.stdout is not None
+                node.stdout.readline()
+                starts.append((time.perf_counter() - begin) * 1e3)
+                if i == 0:
+                    time.sleep(IDLE_SECONDS)
+                    kib = [line for line in Path(f"/proc/{node.pid}/smaps_rollup").read_text().splitlines()]
+                    pss = next(int(line.split()[1]) for line in kib if line.startswith("Pss:")) / 1024
+                    bench.add("PSS after 10 s", Spread(pss, pss, pss), Goal(most=40), ".1f", "MiB")
+            finally:
+                node.terminate()
+                node.wait(30)
+    bench.add("`grey serve` to its ready line", Spread.of(starts), Goal(most=200), ".0f", "ms")
 
 
 def forms(node: demo.Node) -> dict[str, float]:
@@ -109,48 +199,88 @@ def forms(node: demo.Node) -> dict[str, float]:
     return found
 
 
-def alone() -> None:
+def alone(bench: Bench) -> None:
     demo.step("what proofs cost by themselves, on one core")
-    report: dict[str, Any] = json.loads(
-        subprocess.run([LOAD, "proofs"], capture_output=True, text=True, check=True).stdout
-    )
+    runs = [bench.own("proofs") for _ in range(3)]
+    for form in ("single", "batch"):
+        found = Spread.of([run[f"verify_{form}_ns"] / 1e3 for run in runs])
+        bench.add(f"verification, {form} form", found, Goal(most=150), ".0f", "us")
     data = bytes(HASHED_BYTES)
-    begin = time.perf_counter()
-    hashlib.sha256(data).digest()
-    openssl = HASHED_BYTES / (time.perf_counter() - begin)
-    own = report["hash_bytes_per_second"]
-    print(f"   verify       {report['verify_single_ns'] / 1e3:.0f} us single form, ", end="")
-    print(f"{report['verify_batch_ns'] / 1e3:.0f} us batch form, wanted <= 150 us")
-    print(
-        f"   SHA-256      {own / 1e9:.2f} GB/s; OpenSSL on this CPU {openssl / 1e9:.2f} GB/s: ratio {own / openssl:.2f}"
-    )
+    openssl = []
+    for _ in runs:
+        begin = time.perf_counter()
+        hashlib.sha256(data).digest()
+        openssl.append(HASHED_BYTES / (time.perf_counter() - begin))
+    own = [run["hash_bytes_per_second"] for run in runs]
+    note = f"OpenSSL on this CPU {Spread.of(openssl).median / 1e9:.2f}"
+    bench.add("SHA-256", Spread.of([b / 1e9 for b in own]), Goal(), ".2f", "GB/s", note)
     print("   signing, us per proof, by proofs of one run:")
-    for count, by_form in report["signing_by_proofs_of_one_run"].items():
+    for count, by_form in runs[0]["signing_by_proofs_of_one_run"].items():
         single, batch = (by_form[f"{form}_ns"] / 1e3 / int(count) for form in ("single", "batch"))
-        print(
-            f"      {int(count):3}  single {single:6.1f}  batch {batch:6.1f}{'  <- cheaper' if batch < single else ''}"
-        )
+        cheaper = "  <- cheaper" if batch < single else ""
+        print(f"      {int(count):3}  single {single:6.1f}  batch {batch:6.1f}{cheaper}")
+
+
+def write(bench: Bench) -> None:
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench WRITE=1`; do not edit. Each ratio is the median of ten interleaved pairs of one run,",
+        "with its 10-90 % range; a goal is met when the worse end is. Node, load and peers share the machine.",
+        "",
+        f"Machine: {cpu}, {os.cpu_count()} cores, Linux {platform.release()}; Python {platform.python_version()}.",
+        f"The load generator took {max(bench.load_share):.0%} of the machine at most.",
+        "",
+        "| measure | found | goal | |",
+        "|---|---|---|---|",
+    ]
+    for row in bench.report.rows:
+        goal = row.goal.shown(row.form)
+        verdict = ("met" if row.goal.met(row.found) else "**missed**") if goal else ""
+        note = f" ({row.note})" if row.note else ""
+        found = f"{row.found.shown(row.form)} {row.unit}"
+        lines.append(f"| {row.measure}{note} | {found} | {goal} {row.unit if goal else ''} | {verdict} |")
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(line.rstrip() for line in lines) + "\n")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", help="grey-bench")
+    parser.add_argument("grey", help="the executable grey")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", help="names of sections, by commas")
+    args = parser.parse_args()
     WORK.mkdir(exist_ok=True)
-    rng = np.random.default_rng(1)
-    tiny = request("x", "FP32", rng.normal(size=(1, 8)).astype(np.float32))
-    text = request("ids", "INT64", rng.integers(0, 100, size=(1, 32)))
     demo.WORK.mkdir(exist_ok=True)
+    bench = Bench(args.program, args.grey)
+    rng = np.random.default_rng(1)
+    small = Request("x", "FP32", rng.normal(size=(1, 8)).astype(np.float32))
+    text = Request("ids", "INT64", rng.integers(0, 100, size=(1, 32)))
     node = demo.Node(WORK / "data")
     try:
-        serve(node, "tiny", models.mlp().SerializeToString())
-        serve(node, "encoder", models.encoder(layers=6, width=384, heads=12).SerializeToString())
-        concurrency(node, tiny)
-        demo.step("what proofs cost under load")
-        proven(node, "tiny", tiny, 1, None)
-        proven(node, "tiny", tiny, 8, None)
-        proven(node, "tiny", tiny, 64, 0.75)
-        proven(node, "encoder", text, 16, 0.98)
+        mlp = serve(node, "tiny", models.mlp().SerializeToString())
+        large = serve(node, "encoder", models.encoder(layers=6, width=384, heads=12).SerializeToString())
+        sections: dict[str, Callable[[], None]] = {
+            "tiny": lambda: tiny(bench, node, small, mlp),
+            "latency": lambda: latency(bench, node, small, mlp),
+            "encoder": lambda: encoder(bench, node, text, large),
+            "hop": lambda: hop(bench),
+            "idle": lambda: idle(bench),
+            "alone": lambda: alone(bench),
+        }
+        chosen = args.only.split(",") if args.only else list(sections)
+        for name in chosen:
+            sections[name]()
     finally:
         node.stop()
-    alone()
+    if bench.load_share:
+        print(f"   the load generator took {max(bench.load_share):.0%} of the machine at most")
+    if args.write:
+        write(bench)
 
 
 if __name__ == "__main__":

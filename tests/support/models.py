@@ -205,6 +205,21 @@ def count() -> onnx.ModelProto:
     )
 
 
+def hog() -> onnx.ModelProto:
+    """Takes as many floats of memory as the largest `n` says, and gives `n` back."""
+    return model(
+        [
+            h.make_node("ReduceMax", ["n"], ["most"], axes=[0], keepdims=0),
+            h.make_node("ConstantOfShape", ["most"], ["zeros"]),
+            h.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=0),
+            h.make_node("Cast", ["n"], ["float"], to=T.FLOAT),
+            h.make_node("Add", ["float", "nothing"], ["y"]),
+        ],
+        [value("n", T.INT64, ["N", 1])],
+        [value("y", T.FLOAT, ["N", 1])],
+    )
+
+
 def slow(times: int) -> onnx.ModelProto:
     """Multiplies by 1 so often: rows that do not mix, in runs that take a while."""
     body = h.make_graph(
@@ -436,6 +451,7 @@ def main(folder: Path) -> None:
         "sequence": sequence(),
         "spin": spin(),
         "count": count(),
+        "hog": hog(),
         "slow": slow(40_000),
         "slower": slow(800_000),
     } | {f"identity_{name.lower()}": identity(kind, ["N", 2]) for name, kind in DTYPES.items()}

@@ -54,6 +54,10 @@ const HOST_ENVIRONMENT_PREFIXES: [&str; 13] = [
     "MALLOC_",
 ];
 
+/// mimalloc reserves a gigabyte at once, which counts against a host's limit of memory unless it is
+/// reserved without the right to write, and made writable piece by piece.
+const ALLOCATOR: [(&str, &str); 1] = [("MIMALLOC_ARENA_EAGER_COMMIT", "0")];
+
 fn for_hosts(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|n| {
         HOST_ENVIRONMENT.contains(&n) || HOST_ENVIRONMENT_PREFIXES.iter().any(|prefix| n.starts_with(prefix))
@@ -137,6 +141,7 @@ impl Launcher {
             .args(&self.command.args)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| for_hosts(name)))
+            .envs(ALLOCATOR)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

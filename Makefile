@@ -12,7 +12,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: help demo test test-rust test-python soak lint fuzz bench fmt machine wheel
+.PHONY: help demo test test-rust test-python soak lint fuzz bench bench-check fmt machine wheel
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -58,6 +58,8 @@ soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds f
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
 	@echo "== 10,000 proven requests, replayed"
 	@GREY_PROVEN_REQUESTS=$${GREY_PROVEN_REQUESTS:-10000} $(PY) -m pytest -s tests/test_proofs.py -k under_load
+	@echo "== 200 rounds of random faults under load"
+	@GREY_FAULT_ROUNDS=$${GREY_FAULT_ROUNDS:-200} $(PY) -m pytest -s tests/test_random_faults.py
 
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check
@@ -81,6 +83,10 @@ $(VENV)/.bench: requirements-bench.txt $(VENV)/.demo
 	@echo "== peers to compare with"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
+
+bench-check: machine $(VENV)/.demo ## instructions of each part of a request's way against those kept in bench/; WRITE=1 keeps new ones
+	@cargo build --quiet --profile $(PROFILE) -p grey-bench
+	@$(PY) bench/check.py $(CARGO_TARGET_DIR)/$(PROFILE)/grey-bench $(if $(WRITE),--write)
 
 bench: wheel $(VENV)/.bench ## ratios measured in one run, against peers; WRITE=1 puts them into docs/benchmarks.md
 	@cargo build --quiet --profile $(PROFILE) -p grey-bench -p grey

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Write as _},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use grey_engine::{
 };
 use serde_json::{Value, json};
 
-use crate::{HopArgs, clock::now};
+use crate::{HopArgs, StageArgs, clock::now};
 
 /// Floats of one row: 4 KiB, and 6 MiB.
 const ROW_FLOATS: [u64; 2] = [1 << 10, 3 << 19];
@@ -30,7 +31,7 @@ struct Measured {
     model: ModelHandle,
 }
 
-async fn start(isolation: Isolation, args: &HopArgs) -> io::Result<Measured> {
+async fn start(isolation: Isolation, library: &Path, model: &Path) -> io::Result<Measured> {
     let launcher = Launcher {
         command: HostCommand { program: std::env::current_exe()?, args: vec!["engine-host".into()] },
         isolation,
@@ -39,9 +40,9 @@ async fn start(isolation: Isolation, args: &HopArgs) -> io::Result<Measured> {
         load_timeout: Duration::from_secs(30),
         outputs_bytes_max: 64 << 20,
     };
-    let host = launcher.launch(EngineKind::OnnxRuntime, &args.library).await.map_err(wrong)?;
+    let host = launcher.launch(EngineKind::OnnxRuntime, library).await.map_err(wrong)?;
     let mut file = SealedFile::writer("identity.onnx")?;
-    file.write_all(&std::fs::read(&args.model)?)?;
+    file.write_all(&std::fs::read(model)?)?;
     let loaded = host.load(Artifact::File(file.seal()?), LoadOptions::default()).await.map_err(wrong)?;
     Ok(Measured { host, model: loaded.handle })
 }
@@ -83,7 +84,10 @@ fn copies(row: &Bytes) -> f64 {
 pub(crate) fn run(args: &HopArgs) -> io::Result<Value> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (process, thread) = (start(Isolation::Process, args).await?, start(Isolation::Inline, args).await?);
+        let (process, thread) = (
+            start(Isolation::Process, &args.library, &args.model).await?,
+            start(Isolation::Inline, &args.library, &args.model).await?,
+        );
         let mut sizes = Vec::new();
         for floats in ROW_FLOATS {
             let row = Bytes::from(vec![0u8; floats as usize * 4]);
@@ -108,6 +112,21 @@ pub(crate) fn run(args: &HopArgs) -> io::Result<Value> {
             }));
         }
         Ok(Value::Array(sizes))
+    })
+}
+
+/// So many runs of the smaller size in a process, on one thread of the node.
+pub(crate) fn round_trips(args: &StageArgs, times: u64) -> io::Result<()> {
+    let of = |path: &Option<PathBuf>, flag: &str| path.clone().ok_or_else(|| wrong(format!("{flag} is needed")));
+    let (library, model) = (of(&args.library, "--library")?, of(&args.model, "--model")?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let host = start(Isolation::Process, &library, &model).await?;
+        let row = Bytes::from(vec![0u8; ROW_FLOATS[0] as usize * 4]);
+        for _ in 0..times {
+            host.run(&row).await?;
+        }
+        Ok(())
     })
 }
 

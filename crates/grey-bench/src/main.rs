@@ -7,6 +7,7 @@ mod echo;
 mod hop;
 mod load;
 mod proofs;
+mod stages;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -25,9 +26,26 @@ enum Command {
     Echo,
     /// Microseconds of a run in an engine host, against the runtime's own time.
     Hop(HopArgs),
+    /// One part of a request's way, so often: for callgrind.
+    Stage(StageArgs),
     /// Not for people: becomes the host that `hop` starts.
     #[command(hide = true)]
     EngineHost,
+}
+
+#[derive(clap::Args)]
+struct StageArgs {
+    /// Which.
+    stage: stages::Stage,
+    /// How often.
+    #[arg(long)]
+    times: u64,
+    /// ONNX Runtime's library, for `host-round-trip`.
+    #[arg(long)]
+    library: Option<PathBuf>,
+    /// A model that gives back its FP32 input `[N, M]`, for `host-round-trip`.
+    #[arg(long)]
+    model: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -68,6 +86,7 @@ fn main() -> ExitCode {
         Command::Proofs => proofs::run(),
         Command::Echo => echo::run(),
         Command::Hop(args) => hop::run(&args),
+        Command::Stage(args) => stages::run(&args),
         Command::EngineHost => return hop::host(),
     };
     match result {

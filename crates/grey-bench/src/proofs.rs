@@ -104,6 +104,16 @@ fn together(claims: &[Claims], session: &Session) -> io::Result<Vec<Vec<u8>>> {
     stated.iter().zip(0..).map(|(leaf, at)| root.proof(leaf, at).map_err(wrong)).collect()
 }
 
+/// Makes so many proofs, together, so often.
+pub(crate) fn make(rounds: u64, together_count: u64) -> io::Result<()> {
+    let session = session()?;
+    let all = (0..together_count).map(|i| claims(&session, i, [1; 32], [2; 32])).collect::<io::Result<Vec<_>>>()?;
+    for _ in 0..rounds {
+        std::hint::black_box(together(&all, &session)?);
+    }
+    Ok(())
+}
+
 /// Measures, and reports nanoseconds.
 pub(crate) fn run() -> io::Result<Value> {
     let session = session()?;

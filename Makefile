@@ -58,6 +58,9 @@ soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds f
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
 	@echo "== 10,000 proven requests, replayed"
 	@GREY_PROVEN_REQUESTS=$${GREY_PROVEN_REQUESTS:-10000} $(PY) -m pytest -s tests/test_proofs.py -k under_load
+	@echo "== 10,000 connections, 1,000,000 requests, 200 loads"
+	@GREY_CONNECTIONS=$${GREY_CONNECTIONS:-10000} GREY_REQUESTS=$${GREY_REQUESTS:-1000000} GREY_CYCLES=$${GREY_CYCLES:-200} \
+	$(PY) -m pytest -s tests/test_load.py
 	@echo "== 200 rounds of random faults under load"
 	@GREY_FAULT_ROUNDS=$${GREY_FAULT_ROUNDS:-200} $(PY) -m pytest -s tests/test_random_faults.py
 

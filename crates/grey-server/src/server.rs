@@ -1,20 +1,19 @@
 //! The listener: bounded connections, timeouts, and an orderly end.
 
 use std::{
+    convert::Infallible,
     future::Future,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use axum::Router;
+use axum::{body::Body, response::Response};
 use grey_core::{Error, ErrorKind, Result};
 use grey_serving::Node;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::Service};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -23,7 +22,7 @@ use tokio::{
 
 use crate::{
     config::{Limits, NodeConfig},
-    http::{App, Guard, router},
+    http::{App, Front, Guard},
 };
 
 /// Longest time for the head of a request; idle connections between requests end by it, too.
@@ -89,7 +88,7 @@ impl Server {
             shutdown.await;
             node.drain(self.drain).await;
         };
-        serve(self.listener, router(Arc::new(app)), self.limits.connections_max as usize, until).await;
+        serve(self.listener, Front::new(Arc::new(app)), self.limits.connections_max as usize, until).await;
         Ok(())
     }
 }
@@ -113,8 +112,22 @@ fn choose(addresses: &[SocketAddr], config: &NodeConfig) -> Result<SocketAddr> {
     }
 }
 
+/// What connections call. For tests it is a router alone.
+trait Serve:
+    Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> Serve for S where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
 /// Accepts until `until` is ready, then lets connections finish their request for [`CLOSE_MAX`].
-async fn serve(listener: TcpListener, router: Router, connections_max: usize, until: impl Future<Output = ()>) {
+async fn serve<S>(listener: TcpListener, service: S, connections_max: usize, until: impl Future<Output = ()>)
+where
+    S: Serve,
+{
     let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let (close, closing) = watch::channel(());
     let mut open = JoinSet::new();
@@ -123,7 +136,7 @@ async fn serve(listener: TcpListener, router: Router, connections_max: usize, un
         tokio::select! {
             () = &mut until => break,
             (stream, slot) = accept(&listener, &slots) => {
-                open.spawn(connection(stream, router.clone(), closing.clone(), slot));
+                open.spawn(connection(stream, service.clone(), closing.clone(), slot));
             }
             // Finished connections are reaped as they end.
             Some(_) = open.join_next() => {}
@@ -154,7 +167,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
 
 async fn connection(
     stream: TcpStream,
-    router: Router,
+    service: impl Serve,
     mut closing: watch::Receiver<()>,
     _slot: Option<OwnedSemaphorePermit>,
 ) {
@@ -165,7 +178,7 @@ async fn connection(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         r = connection.as_mut() => r,

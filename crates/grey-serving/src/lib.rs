@@ -29,6 +29,7 @@ pub mod random;
 mod replay;
 pub mod selftest;
 mod stats;
+mod unanswered;
 mod wanted;
 
 pub use budget::BytesPermit;

@@ -16,7 +16,7 @@ use grey_core::{
 };
 use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use crate::{
     BytesPermit, Machine, ServingConfig,
@@ -37,6 +37,7 @@ use crate::{
     queue::expired,
     replay::{Replay, ReplayRequest, Replayer},
     stats::Stats,
+    unanswered::Unanswered,
     wanted::{Want, WantedSet},
 };
 
@@ -86,7 +87,7 @@ struct Inner {
     next_permit_key: AtomicU64,
     draining: AtomicBool,
     /// Requests taken and not answered, those that wait for a load among them.
-    unanswered: watch::Sender<usize>,
+    unanswered: Unanswered,
     /// Loads that may be under way at once.
     loads: Semaphore,
     restored: OnceLock<()>,
@@ -165,7 +166,7 @@ impl Node {
             slots: RwLock::default(),
             next_permit_key: AtomicU64::new(REPLAY_PERMIT_KEY + 1),
             draining: AtomicBool::new(false),
-            unanswered: watch::Sender::new(0),
+            unanswered: Unanswered::default(),
             loads,
             restored: OnceLock::new(),
         }));
@@ -216,7 +217,7 @@ impl Node {
     /// Answers one request. Dropping the future cancels it: it leaves the queue, or its answer is dropped.
     pub async fn infer(&self, request: InferRequest) -> Result<InferResponse> {
         // Counted before the look at `draining`: a drain either sees this request or refuses it.
-        let _unanswered = Unanswered::new(&self.0.unanswered);
+        let _until_answered = self.0.unanswered.one();
         self.serving_by(&request.model, request.deadline).await?.infer(request).await
     }
 
@@ -228,7 +229,7 @@ impl Node {
     /// model that is not registered here or was replaced (`NotFound`), or a run that failed.
     pub async fn replay(&self, request: &ReplayRequest) -> Result<Replay> {
         self.not_draining()?;
-        let _unanswered = Unanswered::new(&self.0.unanswered);
+        let _until_answered = self.0.unanswered.one();
         let inner = &self.0;
         let tools = (&inner.catalog, &*inner.opener, &inner.permits, &inner.budget);
         inner.replayer.replay(request, inner.config.inflight_bytes_max, &inner.device, tools).await
@@ -484,7 +485,7 @@ impl Node {
     }
 
     fn not_draining(&self) -> Result<()> {
-        if self.0.draining.load(Ordering::Relaxed) {
+        if self.0.draining.load(Ordering::SeqCst) {
             return Err(unavailable("the node is shutting down".into()).with_retry_after(Duration::from_secs(5)));
         }
         Ok(())
@@ -492,23 +493,20 @@ impl Node {
 
     /// Stops taking requests: readiness turns false at once.
     pub fn start_draining(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.draining.store(true, Ordering::SeqCst);
     }
 
     /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts.
     pub async fn drain(&self, longest: Duration) {
         self.start_draining();
-        let mut unanswered = self.0.unanswered.subscribe();
-        // The sender lives in this node.
-        let answered = async { unanswered.wait_for(|n| *n == 0).await.map(|_| ()) };
-        let in_time = tokio::time::timeout(longest, answered).await.is_ok();
+        let in_time = tokio::time::timeout(longest, self.0.unanswered.none()).await.is_ok();
         // Also those that finished loading meanwhile.
         let models: Vec<Arc<Model>> = {
             let slots = self.0.slots.read();
             slots.values().flat_map(|v| v.values()).filter_map(|s| s.living()).collect()
         };
         if !in_time {
-            let left = *self.0.unanswered.borrow();
+            let left = self.0.unanswered.count();
             tracing::warn!("{left} requests were not answered within {longest:?} and fail");
             self.0.replayer.kill();
         }
@@ -769,22 +767,6 @@ impl Node {
 /// that nobody can name.
 async fn to_the_end<T: Send + 'static>(change: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     tokio::spawn(change).await.unwrap_or_else(|e| Err(Error::internal(format!("a change did not end: {e}"))))
-}
-
-/// A request that was taken, for as long as it is not answered.
-struct Unanswered<'a>(&'a watch::Sender<usize>);
-
-impl<'a> Unanswered<'a> {
-    fn new(count: &'a watch::Sender<usize>) -> Self {
-        count.send_modify(|n| *n += 1);
-        Unanswered(count)
-    }
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|n| *n -= 1);
-    }
 }
 
 /// The operator's word on the batch axis, where there is one.

@@ -36,7 +36,7 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Room for lingering readers. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Lingering(Arc<Semaphore>);
+pub(crate) struct Lingering(Arc<Semaphore>);
 
 impl Lingering {
     pub fn new() -> Self {
@@ -46,12 +46,17 @@ impl Lingering {
 
 /// Sees to it that the request's body is read to its end, whatever the handler does with it.
 pub(super) async fn linger(State(room): State<Lingering>, request: Request, next: Next) -> Response {
+    next.run(read_out_at_the_end(request, room)).await
+}
+
+/// The same request, whose body is read to its end.
+pub(super) fn read_out_at_the_end(request: Request, room: Lingering) -> Request {
     if request.body().is_end_stream() {
-        return next.run(request).await;
+        return request;
     }
     // Such a client waits for a word before it sends, and the first read is what gives it.
     let waits = request.headers().contains_key(header::EXPECT);
-    next.run(request.map(|body| Body::new(ReadOut { body, waits, room }))).await
+    request.map(|body| Body::new(ReadOut { body, waits, room }))
 }
 
 /// A body whose rest is read out when it is dropped.

@@ -3,6 +3,7 @@
 
 mod body;
 mod error;
+mod front;
 mod grey_api;
 mod guard;
 mod infer;
@@ -24,13 +25,10 @@ use axum::{
 use futures_util::FutureExt;
 use grey_core::{Error, ErrorKind};
 use grey_serving::Node;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode, Uri, header};
 
-pub(crate) use self::guard::Guard;
-use self::{
-    error::{ApiError, error_response, shown},
-    linger::Lingering,
-};
+use self::error::{ApiError, error_response, shown};
+pub(crate) use self::{front::Front, guard::Guard, linger::Lingering};
 
 /// What handlers share.
 pub(crate) struct App {
@@ -50,7 +48,7 @@ pub(crate) type Shared = Arc<App>;
 type Answer = std::result::Result<Response, ApiError>;
 
 /// All routes.
-pub(crate) fn router(app: Shared) -> Router {
+fn router(app: Shared, room: Lingering) -> Router {
     let mut models = Router::new();
     for at in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
         models = models
@@ -99,16 +97,16 @@ pub(crate) fn router(app: Shared) -> Router {
         .merge(models)
         .merge(admin)
         .with_state(app);
-    with_edges(router)
+    with_edges(router, room)
 }
 
 /// JSON for what no handler answers: unknown routes, wrong methods, panics.
-pub(crate) fn with_edges(router: Router) -> Router {
+pub(crate) fn with_edges(router: Router, room: Lingering) -> Router {
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(contain_panics))
-        .layer(middleware::from_fn_with_state(Lingering::new(), linger::linger))
+        .layer(middleware::from_fn_with_state(room, linger::linger))
 }
 
 async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Response {
@@ -121,10 +119,15 @@ async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Res
 }
 
 async fn contain_panics(request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    contained(method, uri, next.run(request)).await
+}
+
+/// The answer, or what a handler that panics is answered with.
+async fn contained(method: Method, uri: Uri, answer: impl Future<Output = Response>) -> Response {
     // The handler's state is dropped on the way; what handlers share is locked by types that a
     // panic does not poison into inconsistency.
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+    match AssertUnwindSafe(answer).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
             let what = panic
@@ -132,7 +135,7 @@ async fn contain_panics(request: Request, next: Next) -> Response {
                 .map(|s| (*s).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned())
                 .unwrap_or_default();
-            tracing::error!(%method, path, panic = what, "a handler panicked");
+            tracing::error!(%method, path = uri.path(), panic = what, "a handler panicked");
             ApiError(Error::internal("internal error: see the node's log")).into_response()
         }
     }

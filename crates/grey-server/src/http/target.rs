@@ -43,6 +43,23 @@ impl Target {
     }
 }
 
+impl Target {
+    /// What the path of an inference request names; `None` for other paths, and for those that are
+    /// percent-encoded, which the router knows as well.
+    pub fn of_inference(path: &str) -> Option<Result<Target>> {
+        let named = path.strip_prefix("/v2/models/")?.strip_suffix("/infer")?;
+        let (id, version) = match named.split_once('/') {
+            None => (named, None),
+            Some((id, rest)) => (id, Some(rest.strip_prefix("versions/")?)),
+        };
+        let odd = |part: &str| part.is_empty() || part.contains(['/', '%']);
+        if odd(id) || version.is_some_and(odd) {
+            return None;
+        }
+        Some(ModelId::new(id).and_then(|id| Ok(Target { id, version: version.map(str::parse).transpose()? })))
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = ApiError;
 
@@ -134,6 +151,29 @@ mod tests {
             let request = Request::builder().uri(path).body(Body::empty()).unwrap();
             let body = service.call(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
             assert!(String::from_utf8_lossy(&body).starts_with(expected), "{path}: {body:?}");
+        }
+    }
+
+    #[test]
+    fn paths_of_inference() {
+        let of = |path| Target::of_inference(path).map(|t| t.map(|t| format!("{} {:?}", t.id, t.version)));
+        assert_eq!(of("/v2/models/m/infer").unwrap().unwrap(), "m None");
+        assert_eq!(of("/v2/models/m/versions/7/infer").unwrap().unwrap(), "m Some(Exact(Version(\"7\")))");
+        assert_eq!(of("/v2/models/m/versions/latest/infer").unwrap().unwrap(), "m Some(Latest)");
+        for error in ["/v2/models/.m/infer", "/v2/models/m/versions/ /infer"] {
+            assert!(of(error).unwrap().is_err(), "{error}");
+        }
+        for other in [
+            "/v2/models//infer",
+            "/v2/models/m%20/infer",
+            "/v2/models/m/versions//infer",
+            "/v2/models/m/versions/1/2/infer",
+            "/v2/models/m/stats/infer",
+            "/v2/models/m/infer/",
+            "/v2/models/infer",
+            "/v2/infer",
+        ] {
+            assert!(of(other).is_none(), "{other}");
         }
     }
 

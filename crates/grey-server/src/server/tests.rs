@@ -1,13 +1,14 @@
 use std::sync::Mutex;
 
-use axum::routing::get;
+use axum::{Router, routing::get};
+use hyper_util::service::TowerToHyperService;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{mpsc, oneshot},
 };
 
 use super::*;
-use crate::http::with_edges;
+use crate::http::{Lingering, with_edges};
 
 async fn start(
     router: Router,
@@ -16,9 +17,14 @@ async fn start(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(serve(listener, with_edges(router), connections_max, async move {
-        let _ = stopped.await;
-    }));
+    let task = tokio::spawn(serve(
+        listener,
+        TowerToHyperService::new(with_edges(router, Lingering::new())),
+        connections_max,
+        async move {
+            let _ = stopped.await;
+        },
+    ));
     (address, stop, task)
 }
 

@@ -63,9 +63,9 @@ class FastApi:
         self.process.wait(START_WAIT_S)
 
 
-def raw(model: Path, rows: int, processes: int, threads: int, seconds: float) -> dict[str, Any]:
+def raw(model: Path, rows: int, processes: int, threads: int, seconds: float, length: int = 32) -> dict[str, Any]:
     """Rows per second of so many loops at once, and the median time of one run."""
-    command = [sys.executable, str(HERE / "raw.py"), str(model), str(rows), str(threads), str(seconds)]
+    command = [sys.executable, str(HERE / "raw.py"), str(model), str(rows), str(threads), str(seconds), str(length)]
     loops = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     reports = []
     for loop in loops:

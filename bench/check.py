@@ -27,13 +27,13 @@ STAGES = {
     "prove": 512,
     "encode-binary": 1024,
     "encode-json-proven": 1024,
-    # Beside the runtime's own code the node waits, wakes and reads: less exact.
     "host-round-trip": 256,
 }
+# Two threads wait for and wake each other, as often as the machine's mood has it: shown, and not judged.
+SHOWN_ONLY = {"host-round-trip"}
 FEW = 64
 # Another compiler counts otherwise; a change of the code beyond this is looked at.
 TOLERANCE = 0.05
-TOLERANCE_OF = {"host-round-trip": 0.15}
 
 
 def instructions(program: str, stage: str, times: int, more: list[str]) -> int:
@@ -75,7 +75,7 @@ def main() -> None:
             found[stage] = round((all_ - few) / many)
             before = kept.get(stage)
             change = f"{found[stage] / before - 1:+.1%}" if before else "new"
-            if before and found[stage] > before * (1 + TOLERANCE_OF.get(stage, TOLERANCE)):
+            if before and stage not in SHOWN_ONLY and found[stage] > before * (1 + TOLERANCE):
                 rose.append(stage)
                 change += "  ROSE"
             print(f"   {stage:20} {found[stage]:10,} instructions  {change}", flush=True)

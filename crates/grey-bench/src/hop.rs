@@ -112,13 +112,13 @@ pub(crate) fn run(args: &HopArgs) -> io::Result<Value> {
     })
 }
 
-/// So many runs of the smaller size in a process, on one thread of the node.
+/// So many runs of the smaller size in a host that is a thread: valgrind knows no pidfd.
 pub(crate) fn round_trips(args: &StageArgs, times: u64) -> io::Result<()> {
     let of = |path: &Option<PathBuf>, flag: &str| path.clone().ok_or_else(|| wrong(format!("{flag} is needed")));
     let (library, model) = (of(&args.library, "--library")?, of(&args.model, "--model")?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let host = start(Isolation::Process, &library, &model).await?;
+        let host = start(Isolation::Inline, &library, &model).await?;
         let row = Bytes::from(vec![0u8; ROW_FLOATS[0] as usize * 4]);
         for _ in 0..times {
             host.run(&row).await?;

@@ -34,7 +34,7 @@ pub(crate) enum Stage {
     EncodeBinary,
     /// An answer in JSON, with a proof.
     EncodeJsonProven,
-    /// A run of 4 KiB in an engine host, as the node sees it.
+    /// A run of 4 KiB in an engine host that is a thread, with the runtime's part.
     HostRoundTrip,
 }
 

@@ -8,6 +8,8 @@ mod request;
 mod response;
 pub mod views;
 
+use std::fmt;
+
 pub use request::{AnswerOptions, DecodeContext, Decoded, INPUTS_MAX, OUTPUTS_MAX, decode, header_length};
 pub use response::{Encoded, encode};
 
@@ -16,6 +18,19 @@ pub const HEADER_LENGTH_HEADER: &str = "inference-header-content-length";
 
 /// Asked before that many bytes are allocated; its refusal is what decoding fails with.
 pub type Budget<'a> = dyn FnMut(usize) -> grey_core::Result<()> + 'a;
+
+/// A part of a message, written only where there is one: most requests are right.
+pub(crate) fn lazily<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result>(write: F) -> Lazily<F> {
+    Lazily(write)
+}
+
+pub(crate) struct Lazily<F>(F);
+
+impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Lazily<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0(f)
+    }
+}
 
 /// A client's text, cut and escaped for a message.
 pub(crate) fn shown(text: &str) -> String {

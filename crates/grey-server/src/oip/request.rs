@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
+    fmt::Display,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use serde_json::value::RawValue;
 use super::{
     Budget, data,
     json::{Given, Limit, List, Scalar, Whole, contiguous, is_object, object, survey},
-    shown,
+    lazily, shown,
 };
 
 /// Most inputs of one request: as many as a model may have.
@@ -165,13 +166,13 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
     let json = contiguous(&json, budget)?;
     let text = std::str::from_utf8(&json)
         .map_err(|e| Error::invalid(format!("the body is not UTF-8: invalid at byte {}", e.valid_up_to())))?;
-    let bad = |why: String| bad_json("the body", &why, text, cx.header_length.is_none());
+    let bad = |why: String| bad_json(&"the body", &why, text, cx.header_length.is_none());
     budget(is_object(text).and_then(|()| survey(text)).map_err(bad)?)?;
     let parsed: Body<'_> = object(text).map_err(bad)?;
 
     let inputs = parsed.inputs.ok_or_else(|| Error::invalid("the body has no 'inputs', expected a list of tensors"))?;
     let outputs = parsed.outputs.map_or_else(Vec::new, |o| o.0);
-    let given = parameters("the body", parsed.parameters, budget)?;
+    let given = parameters(&"the body", parsed.parameters, budget)?;
     let control = request_parameters(given, &cx)?;
 
     let mut tensors: Vec<Tensor> = Vec::with_capacity(inputs.0.len());
@@ -215,7 +216,11 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
 }
 
 /// The parameters of `place`. Their texts are copies, so that they are asked for as a whole.
-fn parameters(place: &str, given: Option<&RawValue>, budget: &mut Budget<'_>) -> Result<BTreeMap<String, Scalar>> {
+fn parameters(
+    place: &impl Display,
+    given: Option<&RawValue>,
+    budget: &mut Budget<'_>,
+) -> Result<BTreeMap<String, Scalar>> {
     let Some(raw) = given else { return Ok(BTreeMap::new()) };
     budget(raw.get().len())?;
     let parsed: Given =
@@ -224,7 +229,7 @@ fn parameters(place: &str, given: Option<&RawValue>, budget: &mut Budget<'_>) ->
 }
 
 /// Copies a name, of the two places that keep it.
-fn name(place: &str, given: Cow<'_, str>, budget: &mut Budget<'_>) -> Result<String> {
+fn name(place: &impl Display, given: Cow<'_, str>, budget: &mut Budget<'_>) -> Result<String> {
     if given.len() > NAME_BYTES_MAX {
         return Err(Error::invalid(format!(
             "{place} has a name of {} bytes, at most {NAME_BYTES_MAX} are taken",
@@ -235,7 +240,7 @@ fn name(place: &str, given: Cow<'_, str>, budget: &mut Budget<'_>) -> Result<Str
     Ok(given.into_owned())
 }
 
-fn bad_json(what: &str, why: &str, text: &str, may_be_binary: bool) -> Error {
+fn bad_json(what: &impl Display, why: &str, text: &str, may_be_binary: bool) -> Error {
     let mut hint = "";
     if text.contains("NaN") || text.contains("Infinity") {
         hint = " (JSON has no NaN or Infinity: send such values as binary data)";
@@ -246,10 +251,11 @@ fn bad_json(what: &str, why: &str, text: &str, may_be_binary: bool) -> Error {
 }
 
 fn input(i: usize, text: &str, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -> Result<Tensor> {
-    let place = format!("inputs[{i}]");
+    // Written only where something is wrong.
+    let place = lazily(|f| write!(f, "inputs[{i}]"));
     let input: Input<'_> = object(text).map_err(|why| bad_json(&place, &why, "", false))?;
     let full_name = name(&place, input.name.0, budget)?;
-    let name = shown(&full_name);
+    let name = lazily(|f| f.write_str(&shown(&full_name)));
     let fail = |why: String| Error::invalid(format!("input '{name}': {why}"));
     let dtype: DType = input.datatype.0.parse().map_err(|e: grey_core::UnknownDType| fail(e.to_string()))?;
     let given: Vec<i64> = input.shape.0.iter().map(|d| d.0).collect();
@@ -265,7 +271,9 @@ fn input(i: usize, text: &str, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -
                     fail(format!("binary_data_size is {}, expected a number of bytes", value.shown()))
                 })?);
             }
-            k if k.starts_with("shared_memory_") => return Err(no_shared_memory(&format!("input '{name}'"))),
+            k if k.starts_with("shared_memory_") => {
+                return Err(no_shared_memory(&lazily(|f| write!(f, "input '{name}'"))));
+            }
             _ => {}
         }
     }
@@ -285,18 +293,20 @@ fn input(i: usize, text: &str, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -
 }
 
 fn output(i: usize, text: &str, budget: &mut Budget<'_>) -> Result<(String, Option<bool>)> {
-    let place = format!("outputs[{i}]");
+    let place = lazily(|f| write!(f, "outputs[{i}]"));
     let output: Output<'_> = object(text).map_err(|why| bad_json(&place, &why, "", false))?;
     let full_name = name(&place, output.name.0, budget)?;
-    let name = shown(&full_name);
+    let name = lazily(|f| f.write_str(&shown(&full_name)));
     let mut binary = None;
     for (key, value) in parameters(&place, output.parameters, budget)? {
         match key.as_str() {
-            "binary_data" => binary = Some(flag(&format!("output '{name}': binary_data"), &value)?),
+            "binary_data" => binary = Some(flag(&lazily(|f| write!(f, "output '{name}': binary_data")), &value)?),
             "classification" if value != Scalar::Int(0) => {
                 return Err(unsupported(format!("output '{name}': the classification extension")));
             }
-            k if k.starts_with("shared_memory_") => return Err(no_shared_memory(&format!("output '{name}'"))),
+            k if k.starts_with("shared_memory_") => {
+                return Err(no_shared_memory(&lazily(|f| write!(f, "output '{name}'"))));
+            }
             _ => {}
         }
     }
@@ -307,11 +317,11 @@ fn unsupported(what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{what} is not supported by this server"))
 }
 
-fn no_shared_memory(what: &str) -> Error {
+fn no_shared_memory(what: &impl Display) -> Error {
     unsupported(format!("{what}: the shared memory extension"))
 }
 
-fn flag(what: &str, value: &Scalar) -> Result<bool> {
+fn flag(what: &impl Display, value: &Scalar) -> Result<bool> {
     match value {
         Scalar::Bool(b) => Ok(*b),
         other => Err(Error::invalid(format!("{what} is {}, expected true or false", other.shown()))),
@@ -338,12 +348,12 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
         parameters: Parameters::new(),
     };
     for (key, value) in given {
-        let named = || format!("parameter '{}'", shown(&key));
+        let named = lazily(|f| write!(f, "parameter '{}'", shown(&key)));
         match key.as_str() {
-            "binary_data_output" => out.binary = flag(&named(), &value)?,
+            "binary_data_output" => out.binary = flag(&named, &value)?,
             "timeout" => {
                 let us = value.as_u64().filter(|n| i64::try_from(*n).is_ok()).ok_or_else(|| {
-                    Error::invalid(format!("{} is {}, expected microseconds, 0 for none", named(), value.shown()))
+                    Error::invalid(format!("{} is {}, expected microseconds, 0 for none", named, value.shown()))
                 })?;
                 if us > 0 {
                     out.deadline = cx.now.checked_add(Duration::from_micros(us.min(TIMEOUT_US_MAX)));
@@ -358,43 +368,42 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
                     _ => false,
                 };
                 if !none {
-                    return Err(unsupported(format!("{}: the sequence extension", named())));
+                    return Err(unsupported(format!("{}: the sequence extension", named)));
                 }
             }
             "grey_prove" => {
-                let wanted = flag(&named(), &value)?;
+                let wanted = flag(&named, &value)?;
                 if cx.prove.is_some_and(|header| header != wanted) {
                     return Err(Error::invalid(format!(
                         "{} is {wanted}, but the header Grey-Prove says otherwise",
-                        named()
+                        named
                     )));
                 }
                 prove = Some(wanted);
             }
             "grey_nonce" => {
-                let nonce = from_base64(&named(), &value)?;
+                let nonce = from_base64(&named, &value)?;
                 if !NONCE_BYTES.contains(&nonce.len()) {
-                    return Err(Error::invalid(format!("{} has {} bytes, expected 8 to 64", named(), nonce.len())));
+                    return Err(Error::invalid(format!("{} has {} bytes, expected 8 to 64", named, nonce.len())));
                 }
                 asked.nonce = Some(nonce);
             }
             "grey_salt" => {
-                let salt = from_base64(&named(), &value)?;
+                let salt = from_base64(&named, &value)?;
                 asked.salt =
                     Some(salt.try_into().map_err(|s: Vec<u8>| {
-                        Error::invalid(format!("{} has {} bytes, expected 32", named(), s.len()))
+                        Error::invalid(format!("{} has {} bytes, expected 32", named, s.len()))
                     })?);
             }
             "tenant" => {
                 let Scalar::Text(s) = &value else {
-                    return Err(Error::invalid(format!("{} is {}, expected text", named(), value.shown())));
+                    return Err(Error::invalid(format!("{} is {}, expected text", named, value.shown())));
                 };
                 let asked = Tenant::new(s)?;
                 if tenant.is_some_and(|t| *t != asked) {
                     return Err(Error::invalid(format!(
                         "{} is '{asked}', but the header Grey-Tenant says '{}'",
-                        named(),
-                        out.tenant
+                        named, out.tenant
                     )));
                 }
                 out.tenant = asked;
@@ -408,7 +417,7 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
                     Scalar::Uint(_) | Scalar::Null | Scalar::Array | Scalar::Object => None,
                 };
                 let p = p.ok_or_else(|| {
-                    Error::invalid(format!("{}: expected true, false, text or a number of 64 bits", named()))
+                    Error::invalid(format!("{}: expected true, false, text or a number of 64 bits", named))
                 })?;
                 out.parameters.insert(key, p);
             }
@@ -423,7 +432,7 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
     Ok(out)
 }
 
-fn from_base64(what: &str, value: &Scalar) -> Result<Vec<u8>> {
+fn from_base64(what: &impl Display, value: &Scalar) -> Result<Vec<u8>> {
     let Scalar::Text(text) = value else {
         return Err(Error::invalid(format!("{what} is {}, expected base64", value.shown())));
     };

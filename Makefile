@@ -61,6 +61,8 @@ soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds f
 	@echo "== 10,000 connections, 1,000,000 requests, 200 loads"
 	@GREY_CONNECTIONS=$${GREY_CONNECTIONS:-10000} GREY_REQUESTS=$${GREY_REQUESTS:-1000000} GREY_CYCLES=$${GREY_CYCLES:-200} \
 	$(PY) -m pytest -s tests/test_load.py
+	@echo "== disks that are full or read-only (mounts file systems: needs CAP_SYS_ADMIN, as root or by sudo)"
+	@$(PY) -m pytest -m mounts tests/test_hard_faults.py
 	@echo "== 200 rounds of random faults under load"
 	@GREY_FAULT_ROUNDS=$${GREY_FAULT_ROUNDS:-200} $(PY) -m pytest -s tests/test_random_faults.py
 

@@ -79,6 +79,7 @@ def test_a_node_that_stands_still_answers_when_it_goes_on(start: Callable[..., G
     assert node.host_pids("mlp") == hosts
 
 
+@pytest.mark.mounts
 def test_a_full_disk_refuses_a_model_and_serves_on(
     start: Callable[..., GreyNode], models: Path, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_full_disk_refuses_a_model_and_serves_on(
     assert node.infer("gather", {"inputs": [tensor("ids", np.array([[1, 2]]))]}).status == 200
 
 
+@pytest.mark.mounts
 def test_a_folder_that_cannot_be_written_refuses_changes_and_serves_on(
     start: Callable[..., GreyNode], models: Path, small_disk: Path
 ) -> None:

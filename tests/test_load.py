@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import threading
 import time
@@ -53,6 +54,9 @@ def row(rows: int = 1) -> bytes:
 
 def test_connections_of_all_kinds(start: Callable[..., GreyNode], models: Path) -> None:
     """Idle ones, half a head, half a body, byte by byte, answers that nobody reads, clients that vanish."""
+    # This process holds the other ends.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     node = start(config=f"limits: {{connections_max: {CONNECTIONS + 1000}}}\n")
     node.add("mlp", models / "mlp.onnx")
     node.infer("mlp", row())

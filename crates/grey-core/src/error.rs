@@ -27,7 +27,8 @@ pub enum ErrorKind {
     Overloaded,
     /// The model is not ready, or the node is draining: 503, UNAVAILABLE.
     Unavailable,
-    /// The host that ran the request died; the request can be sent again: 503, UNAVAILABLE.
+    /// The host that ran it died, and it was not run again (replays are not); it can be sent again:
+    /// 503, UNAVAILABLE.
     HostDied,
     /// The request's own deadline passed: 504, DEADLINE_EXCEEDED.
     DeadlineExceeded,

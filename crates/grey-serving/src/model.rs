@@ -35,7 +35,7 @@ use crate::{
     profile::RowsVerdict,
     proving::{Cut, Prover, Subject},
     quarantine::{QUARANTINE, Quarantine},
-    queue::{Admission, Culprit, Queue, RunFailed, Unanswered, Work, expired},
+    queue::{Admission, Culprit, Queue, RunFailed, Unsettled, Work, expired},
     stats::Stats,
 };
 
@@ -601,7 +601,7 @@ impl Model {
                 (Err(failed), exit)
             }
         };
-        let Unanswered { unproven, culprits } = {
+        let Unsettled { unproven, culprits } = {
             let mut queue = self.queue.lock();
             let left = queue.finish(clock::now(), &work, result, &self.signature, &opened.info);
             self.metrics.queue_rows.set(i64::from(queue.rows()));

@@ -12,47 +12,50 @@ pub(crate) const QUARANTINE: Duration = Duration::from_secs(60);
 /// Most entries of one model; the oldest make room.
 const ENTRIES_MAX: usize = 1024;
 
-type Key = (Tenant, [u8; 32]);
-
 /// By tenant, so that nobody can have another's inputs refused.
 #[derive(Debug, Default)]
 pub(crate) struct Quarantine {
-    errors: HashMap<Key, Error>,
+    errors: HashMap<Tenant, HashMap<[u8; 32], Error>>,
     /// In the order in which they end.
-    ends: VecDeque<(Instant, Key)>,
+    ends: VecDeque<(Instant, Tenant, [u8; 32])>,
 }
 
 impl Quarantine {
     /// Whether nothing of this tenant is in quarantine, so that its inputs need no hash.
     pub(crate) fn spares(&mut self, now: Instant, tenant: &Tenant) -> bool {
         self.expire(now);
-        !self.ends.iter().any(|(_, (t, _))| t == tenant)
+        !self.errors.contains_key(tenant)
     }
 
     /// Puts inputs with this hash into quarantine, with what their sender is told.
     pub(crate) fn put(&mut self, now: Instant, tenant: Tenant, hash: [u8; 32], error: Error) {
         self.expire(now);
-        let key = (tenant, hash);
-        self.ends.retain(|(_, k)| *k != key);
-        self.ends.push_back((now + QUARANTINE, key.clone()));
-        self.errors.insert(key, error);
-        if self.ends.len() > ENTRIES_MAX
-            && let Some((_, oldest)) = self.ends.pop_front()
-        {
-            self.errors.remove(&oldest);
+        self.ends.retain(|(_, t, h)| *t != tenant || *h != hash);
+        self.ends.push_back((now + QUARANTINE, tenant.clone(), hash));
+        self.errors.entry(tenant).or_default().insert(hash, error);
+        if self.ends.len() > ENTRIES_MAX {
+            self.drop_oldest();
         }
     }
 
     /// What the sender of these inputs is told, if they are in quarantine.
     pub(crate) fn refusal(&mut self, now: Instant, tenant: &Tenant, hash: [u8; 32]) -> Option<Error> {
         self.expire(now);
-        self.errors.get(&(tenant.clone(), hash)).cloned()
+        self.errors.get(tenant)?.get(&hash).cloned()
     }
 
     fn expire(&mut self, now: Instant) {
-        while self.ends.front().is_some_and(|(end, _)| *end <= now) {
-            if let Some((_, key)) = self.ends.pop_front() {
-                self.errors.remove(&key);
+        while self.ends.front().is_some_and(|(end, _, _)| *end <= now) {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((_, tenant, hash)) = self.ends.pop_front() else { return };
+        if let Some(of_tenant) = self.errors.get_mut(&tenant) {
+            of_tenant.remove(&hash);
+            if of_tenant.is_empty() {
+                self.errors.remove(&tenant);
             }
         }
     }
@@ -89,7 +92,7 @@ mod tests {
             hash[..8].copy_from_slice(&i.to_le_bytes());
             q.put(t, tenant("a"), hash, Error::internal("why"));
         }
-        assert_eq!((q.errors.len(), q.ends.len()), (ENTRIES_MAX, ENTRIES_MAX));
+        assert_eq!((q.errors[&tenant("a")].len(), q.ends.len()), (ENTRIES_MAX, ENTRIES_MAX));
         assert!(q.refusal(t, &tenant("a"), [0; 32]).is_none());
     }
 }

@@ -131,7 +131,7 @@ pub(crate) struct Culprit {
 
 /// What is left to do for the requests of a run.
 #[derive(Default)]
-pub(crate) struct Unanswered {
+pub(crate) struct Unsettled {
     /// Their answers are to be proven before.
     pub(crate) unproven: Vec<Unproven>,
     /// Their inputs are to be put in quarantine before.
@@ -284,7 +284,7 @@ impl Queue {
         result: std::result::Result<RunOutputs, RunFailed>,
         signature: &Signature,
         engine: &Arc<EngineInfo>,
-    ) -> Unanswered {
+    ) -> Unsettled {
         let run = work.batch.run;
         let result = result.and_then(|out| {
             let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
@@ -306,7 +306,7 @@ impl Queue {
                 }
             }
         }
-        let mut left = Unanswered::default();
+        let mut left = Unsettled::default();
         for Finished { ticket, segments, end } in self.batcher.complete(run, outcome) {
             let Some(p) = self.forget_returning(ticket) else { continue };
             let answer = match &result {

@@ -1,5 +1,5 @@
 //! What each connection calls: inference goes straight to its handler, all else through the router,
-//! whose layers would take a quarter of the time that a small request has.
+//! whose layers would take a sixth of the time that a small request has.
 
 use std::{convert::Infallible, pin::Pin};
 

@@ -1,5 +1,6 @@
 use std::{fmt, str::FromStr};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -10,14 +11,17 @@ const NAME_BYTES_MAX: usize = 128;
 /// Accepts `A-Z a-z 0-9 . _ -`, starting with a letter, digit or `_`: such a name is one path
 /// segment, one URL segment and one metric label on every system, so no `..`, no hidden file.
 fn check_name(what: &str, s: &str) -> Result<()> {
-    let expected = format!(
-        "expected 1 to {NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - that start with a letter, a digit or _"
-    );
-    let shown: String = s.chars().take(80).flat_map(char::escape_default).collect();
     let ok = (1..=NAME_BYTES_MAX).contains(&s.len())
         && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
         && !s.starts_with(['.', '-']);
-    if ok { Ok(()) } else { Err(Error::invalid(format!("invalid {what} '{shown}': {expected}"))) }
+    if ok {
+        return Ok(());
+    }
+    let shown: String = s.chars().take(80).flat_map(char::escape_default).collect();
+    Err(Error::invalid(format!(
+        "invalid {what} '{shown}': expected 1 to {NAME_BYTES_MAX} of the characters A-Z a-z 0-9 . _ - that start with a \
+         letter, a digit or _"
+    )))
 }
 
 macro_rules! name_type {
@@ -25,7 +29,8 @@ macro_rules! name_type {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Box<str>);
+        // Copied some times for each request: most are short enough to need no memory of their own.
+        pub struct $name(CompactString);
 
         impl $name {
             /// Checks the characters; the error says what is allowed.
@@ -67,7 +72,7 @@ macro_rules! name_type {
 
         impl From<$name> for String {
             fn from(n: $name) -> String {
-                n.0.into()
+                n.0.into_string()
             }
         }
     };

@@ -1,3 +1,5 @@
+use compact_str::CompactString;
+
 use crate::{DType, Error, Payload, Result};
 
 /// Bytes of the little-endian length before each element of a `BYTES` tensor.
@@ -11,7 +13,7 @@ pub const ELEMENT_LENGTH_BYTES: usize = 4;
 /// - `BYTES` data holds exactly as many length-prefixed elements as the shape says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    name: String,
+    name: CompactString,
     dtype: DType,
     shape: Vec<u64>,
     data: Payload,
@@ -19,7 +21,12 @@ pub struct Tensor {
 
 impl Tensor {
     /// Checks the invariants above. The error names the tensor, what was found and expected.
-    pub fn new(name: impl Into<String>, dtype: DType, shape: Vec<u64>, data: impl Into<Payload>) -> Result<Self> {
+    pub fn new(
+        name: impl Into<CompactString>,
+        dtype: DType,
+        shape: Vec<u64>,
+        data: impl Into<Payload>,
+    ) -> Result<Self> {
         let (name, data) = (name.into(), data.into());
         let shown = || format!("'{}' with shape {shape:?}", name.escape_debug());
         let elements = element_count(&shape)
@@ -131,7 +138,7 @@ impl Tensor {
     }
 
     /// The same tensor under another name.
-    pub fn renamed(self, name: impl Into<String>) -> Tensor {
+    pub fn renamed(self, name: impl Into<CompactString>) -> Tensor {
         Tensor { name: name.into(), ..self }
     }
 }

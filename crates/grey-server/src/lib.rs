@@ -3,6 +3,7 @@
 
 mod clock;
 pub mod config;
+mod connection;
 mod http;
 pub mod oip;
 mod server;

@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     future::Future,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -13,20 +14,19 @@ use grey_core::{Error, ErrorKind, Result};
 use grey_serving::Node;
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::Service};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 
 use crate::{
     config::{Limits, NodeConfig},
+    connection::{Counting, LOOK_EVERY, Life, Lives, Watched, Word},
     http::{App, Front, Guard},
 };
 
-/// Longest time for the head of a request; idle connections between requests end by it, too.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after a failed `accept`, which mostly means that the process is out of descriptors:
 /// trying at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -114,12 +114,15 @@ fn choose(addresses: &[SocketAddr], config: &NodeConfig) -> Result<SocketAddr> {
 
 /// What connections call. For tests it is a router alone.
 trait Serve:
-    Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+    Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin> + Clone + Send + 'static
 {
 }
 
 impl<S> Serve for S where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + 'static
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin>
+        + Clone
+        + Send
+        + 'static
 {
 }
 
@@ -129,20 +132,22 @@ where
     S: Serve,
 {
     let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
-    let (close, closing) = watch::channel(());
+    let (mut lives, mut looks) = (Lives::default(), tokio::time::interval(LOOK_EVERY));
     let mut open = JoinSet::new();
     tokio::pin!(until);
     loop {
         tokio::select! {
             () = &mut until => break,
             (stream, slot) = accept(&listener, &slots) => {
-                open.spawn(connection(stream, service.clone(), closing.clone(), slot));
+                open.spawn(connection(stream, service.clone(), lives.begin(), slot));
             }
+            _ = looks.tick() => lives.look(),
             // Finished connections are reaped as they end.
             Some(_) = open.join_next() => {}
         }
     }
-    drop((listener, close));
+    drop(listener);
+    lives.finish();
     let all = async { while open.join_next().await.is_some() {} };
     if tokio::time::timeout(CLOSE_MAX, all).await.is_err() {
         tracing::warn!("{} connections were cut after {CLOSE_MAX:?}", open.len());
@@ -165,26 +170,24 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    service: impl Serve,
-    mut closing: watch::Receiver<()>,
-    _slot: Option<OwnedSemaphorePermit>,
-) {
+async fn connection(stream: TcpStream, service: impl Serve, life: Arc<Life>, _slot: Option<OwnedSemaphorePermit>) {
     // Answers are written in a few large pieces; waiting to fill packets only delays the last.
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");
     }
+    // The head's timeout is not hyper's: see `connection`.
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        r = connection.as_mut() => r,
-        _ = closing.changed() => {
+        .serve_connection(TokioIo::new(Watched::new(stream, life.clone())), Counting::new(service, life.clone()));
+    let mut connection = pin!(connection);
+    let ended = match life.until_told(|cx| connection.as_mut().poll(cx)).await {
+        Ok(ended) => ended,
+        Err(Word::Finish) => {
             connection.as_mut().graceful_shutdown();
             connection.await
+        }
+        Err(Word::Cut) => {
+            tracing::debug!("connection cut: no request came");
+            return;
         }
     };
     if let Err(e) = ended {

@@ -118,7 +118,7 @@ pub(crate) fn assemble(
                 *rows = total;
             }
             // The host's word on bytes and shape ends here: the tensor checks them again.
-            Tensor::new(spec.name.clone(), first.dtype, shape, data)
+            Tensor::new(spec.name.as_str(), first.dtype, shape, data)
                 .map_err(|e| Error::internal(format!("the model's host gave a malformed output: {}", e.message())))
         })
         .collect()

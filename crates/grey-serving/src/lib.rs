@@ -31,6 +31,7 @@ pub mod selftest;
 mod stats;
 mod unanswered;
 mod wanted;
+mod work;
 
 pub use budget::BytesPermit;
 pub use config::{

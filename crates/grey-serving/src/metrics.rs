@@ -1,7 +1,7 @@
 //! Prometheus metrics under the names of the design, §9.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -207,7 +207,7 @@ pub(crate) struct ModelMetrics {
     pub(crate) queue_rows: Gauge,
     duration: Histogram,
     // Tenants here are bounded as labels are; a tenant beyond the cap maps to the shared counter.
-    outcomes: Mutex<HashMap<(Tenant, &'static str), Counter>>,
+    outcomes: Mutex<HashMap<Tenant, BTreeMap<&'static str, Counter>>>,
     all: Arc<Metrics>,
     labels: ModelLabels,
 }
@@ -223,7 +223,7 @@ impl ModelMetrics {
             Err(kind) => kind.name(),
         };
         let mut outcomes = self.outcomes.lock();
-        if let Some(counter) = outcomes.get(&(tenant.clone(), status)) {
+        if let Some(counter) = outcomes.get(tenant).and_then(|of| of.get(status)) {
             counter.inc();
             return;
         }
@@ -239,7 +239,7 @@ impl ModelMetrics {
         self.all.inference_labels.lock().entry(self.labels.clone()).or_default().insert(labels);
         counter.inc();
         if !capped {
-            outcomes.insert((tenant.clone(), status), counter);
+            outcomes.entry(tenant.clone()).or_default().insert(status, counter);
         }
     }
 }

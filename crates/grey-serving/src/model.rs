@@ -11,7 +11,7 @@ use std::{
 
 use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Tensor, Version};
 use grey_engine::{
-    Host, HostExit, RunError,
+    Host, HostExit, RunError, RunOutputs,
     supervise::{Decision, Life, RestartPolicy},
 };
 use grey_proof::ModelHash;
@@ -35,8 +35,9 @@ use crate::{
     profile::RowsVerdict,
     proving::{Cut, Prover, Subject},
     quarantine::{QUARANTINE, Quarantine},
-    queue::{Admission, Culprit, Queue, RunFailed, Unsettled, Work, expired},
-    stats::Stats,
+    queue::{Admission, Queue, expired},
+    stats::{RunTimes, Stats},
+    work::{self, Culprit, Ran, RunFailed, Unsettled, Work},
 };
 
 /// What a caller is told to wait when the host that ran its request died: about one restart.
@@ -184,7 +185,10 @@ impl Model {
         if let Some(outage) = self.outage.lock().clone() {
             return Err(outage);
         }
-        self.check_quarantine(&request).await?;
+        if !self.quarantine.lock().spares(clock::now(), &request.tenant) {
+            // Boxed, so that requests of other tenants do not carry its state.
+            Box::pin(self.check_quarantine(&request)).await?;
+        }
         let ordered = match &request.proof {
             None => None,
             Some(asked) => {
@@ -215,7 +219,7 @@ impl Model {
         let (proof, company) = ordered.map_or((None, Company::Any), |(order, company)| (Some(order), company));
         let to_hash = proof.as_ref().map(|order| order.inputs.clone());
         let (tenant, deadline) = (request.tenant.clone(), request.deadline);
-        let admission = Admission { inputs, returned, tenant, deadline, company, proof };
+        let admission = Admission { inputs: inputs.into(), returned, tenant, deadline, company, proof };
         let (ticket, rows) = {
             let mut queue = self.queue.lock();
             let submitted = queue.submit(accepted, admission, reply)?;
@@ -240,11 +244,8 @@ impl Model {
         })
     }
 
-    /// `Err` for inputs of this tenant that have harmed others lately.
+    /// `Err` for inputs that have harmed others lately.
     async fn check_quarantine(&self, request: &InferRequest) -> Result<()> {
-        if self.quarantine.lock().spares(clock::now(), &request.tenant) {
-            return Ok(());
-        }
         let hash = hash_off(&request.inputs, None).await?;
         match self.quarantine.lock().refusal(clock::now(), &request.tenant, hash) {
             None => Ok(()),
@@ -575,41 +576,44 @@ impl Model {
     }
 
     /// Runs one batch and answers its requests. Returns how the host ended, if it did.
-    async fn run(&self, opened: &Opened, mut work: Work, served: &mut bool) -> Option<HostExit> {
-        let rows: u32 = work.batch.parts.iter().map(|p| p.rows).sum();
-        let inputs = std::mem::take(&mut work.inputs);
-        let result = opened.host.run(opened.handle, inputs, work.wanted.clone(), Some(self.run_timeout())).await;
-        let (result, died) = match result {
+    async fn run(&self, opened: &Opened, work: Work, served: &mut bool) -> Option<HostExit> {
+        let run = opened.host.run(opened.handle, work.inputs(), work.wanted.clone(), Some(self.run_timeout()));
+        let (result, died) = match run.await {
             Ok(out) => {
                 *served = true;
-                let us = u64::try_from(out.execute.as_micros()).unwrap_or(u64::MAX);
-                self.slowest_us.fetch_max(us, Ordering::Relaxed);
-                if work.batched {
-                    let mut buckets = self.bucket_us.lock();
-                    let slowest = buckets.entry(work.batch.bucket).or_default();
-                    *slowest = (*slowest).max(us);
-                }
-                let times =
-                    crate::stats::RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
-                self.stats.lock().ran(rows, times);
-                self.metrics.batch_size.observe(f64::from(rows));
-                self.metrics.execute.observe(out.execute.as_secs_f64());
-                (Ok(out), None)
+                self.count_run(&work, &out);
+                (Ran::new(&work, out, &self.signature, &opened.info), None)
             }
             Err(e) => {
                 let (failed, exit) = self.run_error(e);
                 (Err(failed), exit)
             }
         };
-        let Unsettled { unproven, culprits } = {
+        let done = {
             let mut queue = self.queue.lock();
-            let left = queue.finish(clock::now(), &work, result, &self.signature, &opened.info);
+            let done = queue.finish(&work, &result);
             self.metrics.queue_rows.set(i64::from(queue.rows()));
-            left
+            done
         };
+        let Unsettled { unproven, culprits } = work::answer(clock::now(), done, &result, &self.signature);
         self.prover.deliver(&self.subject, unproven);
         self.blame(culprits).await;
         died
+    }
+
+    fn count_run(&self, work: &Work, out: &RunOutputs) {
+        let us = u64::try_from(out.execute.as_micros()).unwrap_or(u64::MAX);
+        self.slowest_us.fetch_max(us, Ordering::Relaxed);
+        if work.batched {
+            let mut buckets = self.bucket_us.lock();
+            let slowest = buckets.entry(work.bucket).or_default();
+            *slowest = (*slowest).max(us);
+        }
+        let rows = work.rows();
+        let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
+        self.stats.lock().ran(rows, times);
+        self.metrics.batch_size.observe(f64::from(rows));
+        self.metrics.execute.observe(out.execute.as_secs_f64());
     }
 
     fn run_error(&self, e: RunError) -> (RunFailed, Option<HostExit>) {
@@ -657,7 +661,8 @@ impl Waiting<'_> {
     async fn wait(mut self, answer: oneshot::Receiver<Result<Answer>>, deadline: Option<Instant>) -> Result<Answer> {
         let answered = match deadline {
             None => answer.await,
-            Some(at) => tokio::time::timeout_at(at.into(), answer).await.unwrap_or_else(|_elapsed| {
+            // Boxed, so that requests without one do not carry a timer.
+            Some(at) => Box::pin(tokio::time::timeout_at(at.into(), answer)).await.unwrap_or_else(|_elapsed| {
                 self.model.withdraw(self.ticket);
                 Ok(Err(expired()))
             }),

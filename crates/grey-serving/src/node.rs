@@ -261,11 +261,11 @@ impl Node {
 
     /// [`Node::serving`], within the request's own time. A load goes on without it.
     async fn serving_by(&self, reference: &ModelRef, deadline: Option<std::time::Instant>) -> Result<Arc<Model>> {
+        let serving = self.serving(reference);
         match deadline {
-            None => self.serving(reference).await,
+            None => serving.await,
             Some(at) => {
-                let serving = tokio::time::timeout_at(at.into(), self.serving(reference));
-                serving.await.unwrap_or_else(|_elapsed| Err(expired()))
+                Box::pin(tokio::time::timeout_at(at.into(), serving)).await.unwrap_or_else(|_elapsed| Err(expired()))
             }
         }
     }
@@ -280,7 +280,8 @@ impl Node {
         if self.0.wanted.get(&manifest.id, &manifest.version) == Some(Want::Unloaded) {
             return Err(unloaded(&manifest));
         }
-        self.loaded(&manifest, false).await
+        // Boxed, so that the thousands of requests that load nothing do not carry its state.
+        Box::pin(self.loaded(&manifest, false)).await
     }
 
     /// Registers a model from a stream of its file's bytes and loads it unless told not to.

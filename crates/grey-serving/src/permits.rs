@@ -3,12 +3,12 @@
 //! the waiting model that has used the least processor time.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::clock;
@@ -19,7 +19,7 @@ pub struct Permits {
     total: u32,
     free: u32,
     /// Processor time used, per model that is known.
-    used: HashMap<u64, Duration>,
+    used: FxHashMap<u64, Duration>,
     /// In order of arrival.
     waiting: Vec<Waiting>,
     next: u64,
@@ -36,7 +36,7 @@ impl Permits {
     /// `total` permits, at least one.
     pub fn new(total: u32) -> Self {
         let total = total.max(1);
-        Permits { total, free: total, used: HashMap::new(), waiting: Vec::new(), next: 0 }
+        Permits { total, free: total, used: FxHashMap::default(), waiting: Vec::new(), next: 0 }
     }
 
     /// Queues a run of `model` on `threads` threads (at most all permits) and names it.
@@ -95,13 +95,13 @@ pub struct PermitPool(Arc<Mutex<Shared>>);
 struct Shared {
     permits: Permits,
     /// Who waits, by name of the run.
-    waiters: HashMap<u64, oneshot::Sender<u32>>,
+    waiters: FxHashMap<u64, oneshot::Sender<u32>>,
 }
 
 impl PermitPool {
     /// A pool of `total` permits.
     pub fn new(total: u32) -> Self {
-        PermitPool(Arc::new(Mutex::new(Shared { permits: Permits::new(total), waiters: HashMap::new() })))
+        PermitPool(Arc::new(Mutex::new(Shared { permits: Permits::new(total), waiters: FxHashMap::default() })))
     }
 
     /// Waits for a run's permits. Dropping the future withdraws; dropping the permit gives back.
@@ -221,7 +221,7 @@ mod tests {
         fn permits_are_conserved(total in 1u32..6, ops in prop::collection::vec((0u8..3, 0u64..4, 1u32..8), 1..200)) {
             let mut p = Permits::new(total);
             let mut out: Vec<(u64, u32)> = Vec::new();
-            let mut models = HashMap::new();
+            let mut models = FxHashMap::default();
             for (op, model, n) in ops {
                 match op {
                     0 => { let id = p.ask(model, n); models.insert(id, model); }

@@ -1,19 +1,22 @@
 //! The requests of one version that wait or run: the batcher's decisions joined with the tensors
-//! and the places where answers go. Everything happens under one short lock; nothing waits here.
+//! and the places where answers go. Everything happens under one lock, which every request takes:
+//! what can be done without it (rows put together, answers cut out) stands in [`crate::work`].
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    sync::Arc,
+    time::Instant,
+};
 
 use grey_core::{Error, ErrorKind, Result, Signature, Tenant, Tensor};
-use grey_engine::{BatchInput, EngineInfo, RunOutputs};
+use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
 use crate::{
-    assemble::{RunRows, assemble},
-    batcher::{
-        Batch, Batcher, BatcherConfig, Cancelled, End, Finished, Readiness, Rejected, RunResult, Segment, Submit,
-    },
-    order::{Answer, Company, Order, Unproven},
-    stats::RunTimes,
+    batcher::{Batcher, BatcherConfig, Cancelled, Readiness, Rejected, RunResult, Submit},
+    order::{Answer, Company, Order},
+    work::{Done, Ran, RunFailed, Work},
 };
 
 /// When a caller who found the queue full may come back.
@@ -28,32 +31,60 @@ struct RunKey {
     only: Option<u64>,
 }
 
+impl RunKey {
+    /// Whether it is the key of these inputs and outputs, asked without making one.
+    fn fits(&self, a: &Admission, skip: usize) -> bool {
+        let rows = |t: &Tensor, shape: &[u64]| t.shape().get(skip..).unwrap_or_default() == shape;
+        a.company == Company::Any
+            && self.only.is_none()
+            && self.shapes.len() == a.inputs.len()
+            && a.inputs.iter().zip(&self.shapes).all(|(t, shape)| rows(t, shape))
+            // In another order they are found by the hash.
+            && self.wanted == a.returned
+    }
+}
+
 /// Numbers for values in use: equal values get equal numbers as long as one of them is in use, so
 /// nothing outlives the requests that brought it.
 struct Interner<K> {
+    // Callers choose what is hashed here, so not by a fast hash.
     ids: HashMap<K, u64>,
-    users: HashMap<u64, (K, usize)>,
+    users: FxHashMap<u64, (K, usize)>,
     next: u64,
+    /// The last one given out: most often the next request's, too.
+    last: u64,
 }
 
 impl<K> Default for Interner<K> {
     fn default() -> Self {
-        Interner { ids: HashMap::new(), users: HashMap::new(), next: 0 }
+        Interner { ids: HashMap::new(), users: FxHashMap::default(), next: 0, last: 0 }
     }
 }
 
-impl<K: Clone + Eq + std::hash::Hash> Interner<K> {
-    fn intern(&mut self, key: &K) -> u64 {
-        if let Some(id) = self.ids.get(key) {
-            if let Some((_, n)) = self.users.get_mut(id) {
-                *n += 1;
-            }
-            return *id;
+impl<K: Clone + Eq + Hash> Interner<K> {
+    /// The number of the value that `is_it` knows, and that `make` makes if it is not at hand.
+    fn intern(&mut self, is_it: impl Fn(&K) -> bool, make: impl FnOnce() -> K) -> u64 {
+        if let Some((key, n)) = self.users.get_mut(&self.last)
+            && is_it(key)
+        {
+            *n += 1;
+            return self.last;
         }
-        let id = self.next;
-        self.next += 1;
-        self.ids.insert(key.clone(), id);
-        self.users.insert(id, (key.clone(), 1));
+        let id = match self.ids.entry(make()) {
+            Entry::Occupied(known) => {
+                if let Some((_, n)) = self.users.get_mut(known.get()) {
+                    *n += 1;
+                }
+                *known.get()
+            }
+            Entry::Vacant(new) => {
+                let id = self.next;
+                self.next += 1;
+                self.users.insert(id, (new.key().clone(), 1));
+                *new.insert(id)
+            }
+        };
+        self.last = id;
         id
     }
 
@@ -69,34 +100,25 @@ impl<K: Clone + Eq + std::hash::Hash> Interner<K> {
 }
 
 /// A request that was accepted.
-struct Pending {
+pub(crate) struct Pending {
     /// In the signature's order.
-    inputs: Vec<Tensor>,
+    pub(crate) inputs: Arc<[Tensor]>,
     key: u64,
-    tenant: Tenant,
+    pub(crate) tenant: Tenant,
     tenant_id: u64,
     /// Positions of the outputs to return, in the order asked for.
-    returned: Vec<usize>,
-    reply: oneshot::Sender<Result<Answer>>,
-    accepted: Instant,
-    started: Option<Instant>,
-    /// The runs that held parts of it.
-    runs: Vec<Ran>,
-    proof: Option<Order>,
-}
-
-/// A run that went well, as the requests in it see it.
-#[derive(Clone)]
-struct Ran {
-    run: u64,
-    rows: Arc<RunRows>,
-    times: RunTimes,
-    engine: Arc<EngineInfo>,
+    pub(crate) returned: Vec<usize>,
+    pub(crate) reply: oneshot::Sender<Result<Answer>>,
+    pub(crate) accepted: Instant,
+    pub(crate) started: Option<Instant>,
+    /// The runs that held parts of it, but for the last.
+    pub(crate) runs: Vec<Arc<Ran>>,
+    pub(crate) proof: Option<Order>,
 }
 
 /// A request as the queue takes it.
 pub(crate) struct Admission {
-    pub(crate) inputs: Vec<Tensor>,
+    pub(crate) inputs: Arc<[Tensor]>,
     pub(crate) returned: Vec<usize>,
     pub(crate) tenant: Tenant,
     pub(crate) deadline: Option<Instant>,
@@ -104,44 +126,10 @@ pub(crate) struct Admission {
     pub(crate) proof: Option<Order>,
 }
 
-/// A batch that is to run now.
-pub(crate) struct Work {
-    pub(crate) batch: Batch,
-    pub(crate) inputs: Vec<BatchInput>,
-    pub(crate) wanted: Vec<usize>,
-    /// Whether the first axis of all tensors counts rows.
-    pub(crate) batched: bool,
-}
-
-/// A run that gave nothing.
-pub(crate) struct RunFailed {
-    /// How: not [`RunResult::Ok`].
-    pub(crate) how: RunResult,
-    /// What the requests are told that it fails.
-    pub(crate) error: Error,
-}
-
-/// A request that failed by itself and harmed others, or its host.
-pub(crate) struct Culprit {
-    pub(crate) reply: oneshot::Sender<Result<Answer>>,
-    pub(crate) tenant: Tenant,
-    pub(crate) inputs: Vec<Tensor>,
-    pub(crate) error: Error,
-}
-
-/// What is left to do for the requests of a run.
-#[derive(Default)]
-pub(crate) struct Unsettled {
-    /// Their answers are to be proven before.
-    pub(crate) unproven: Vec<Unproven>,
-    /// Their inputs are to be put in quarantine before.
-    pub(crate) culprits: Vec<Culprit>,
-}
-
 /// See the module.
 pub(crate) struct Queue {
     batcher: Batcher,
-    pending: HashMap<u64, Pending>,
+    pending: FxHashMap<u64, Pending>,
     keys: Interner<RunKey>,
     tenants: Interner<Tenant>,
     next_ticket: u64,
@@ -156,7 +144,7 @@ impl Queue {
         Queue {
             enabled: config.enabled,
             batcher: Batcher::new(config),
-            pending: HashMap::new(),
+            pending: FxHashMap::default(),
             keys: Interner::default(),
             tenants: Interner::default(),
             next_ticket: 0,
@@ -180,7 +168,7 @@ impl Queue {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         let key = self.key_of(&admission, ticket);
-        let tenant_id = self.tenants.intern(&admission.tenant);
+        let tenant_id = self.tenants.intern(|t| *t == admission.tenant, || admission.tenant.clone());
         let whole = admission.company == Company::NobodyWhole;
         let submit = Submit { ticket, key, rows, tenant: tenant_id, deadline: admission.deadline, whole };
         if let Err(rejected) = self.batcher.submit(now, submit) {
@@ -222,130 +210,55 @@ impl Queue {
         self.batcher.ready(now)
     }
 
-    /// The next batch, with its rows in place.
+    /// The next batch.
     pub(crate) fn take(&mut self, now: Instant) -> Option<Work> {
         for ticket in self.batcher.expire(now) {
             self.end(ticket, Err(expired()));
         }
         let batch = self.batcher.take(now)?;
-        let mut wanted = Vec::new();
-        let mut inputs: Vec<BatchInput> = Vec::new();
+        let (mut wanted, mut parts) = (Vec::new(), Vec::with_capacity(batch.parts.len()));
         for part in &batch.parts {
             // The batcher names tickets that were submitted and not yet ended.
             let Some(p) = self.pending.get_mut(&part.ticket) else { continue };
             p.started.get_or_insert(now);
-            if inputs.is_empty() {
+            if parts.is_empty() {
                 wanted = p.returned.clone();
                 wanted.sort_unstable();
-                inputs = p
-                    .inputs
-                    .iter()
-                    .enumerate()
-                    .map(|(index, t)| {
-                        let mut shape = t.shape().to_vec();
-                        if let (true, Some(first)) = (self.rowwise, shape.first_mut()) {
-                            *first = u64::from(batch.bucket);
-                        }
-                        BatchInput { index, dtype: t.dtype(), shape, parts: Vec::new() }
-                    })
-                    .collect();
             }
-            let (from, to) = (u64::from(part.first_row), u64::from(part.first_row) + u64::from(part.rows));
-            for (input, tensor) in inputs.iter_mut().zip(&p.inputs) {
-                let whole = !self.rowwise || (from == 0 && tensor.rows() == Some(to));
-                let rows = if whole { Some(tensor.clone()) } else { tensor.slice_rows(from, to) };
-                input.parts.extend(rows.map(|r| r.data().clone()));
-            }
+            parts.push((*part, p.inputs.clone()));
         }
-        self.pad(&batch, &mut inputs);
-        Some(Work { batch, inputs, wanted, batched: self.enabled })
+        Some(Work { run: batch.run, bucket: batch.bucket, parts, wanted, rowwise: self.rowwise, batched: self.enabled })
     }
 
-    /// Fills a batch up to its bucket with copies of its first row: unlike rows of zeros, the model
-    /// takes that row.
-    fn pad(&self, batch: &Batch, inputs: &mut [BatchInput]) {
-        let rows: u32 = batch.parts.iter().map(|p| p.rows).sum();
-        let padding = batch.bucket.saturating_sub(rows) as usize;
-        let Some(first) = batch.parts.first().filter(|_| self.rowwise && padding > 0) else { return };
-        let Some(p) = self.pending.get(&first.ticket) else { return };
-        let at = u64::from(first.first_row);
-        for (input, tensor) in inputs.iter_mut().zip(&p.inputs) {
-            let row = tensor.slice_rows(at, at + 1);
-            input.parts.extend(row.iter().flat_map(|r| std::iter::repeat_n(r.data().clone(), padding)));
-        }
-    }
-
-    /// A run ended: answers every request that is complete, and returns those that are not to be
-    /// answered yet. What shared a failed run with others waits to run again.
-    pub(crate) fn finish(
-        &mut self,
-        now: Instant,
-        work: &Work,
-        result: std::result::Result<RunOutputs, RunFailed>,
-        signature: &Signature,
-        engine: &Arc<EngineInfo>,
-    ) -> Unsettled {
-        let run = work.batch.run;
-        let result = result.and_then(|out| {
-            let times = RunTimes { copy_in: out.copy_in, execute: out.execute, copy_out: out.copy_out };
-            let bucket = work.batched.then_some(work.batch.bucket);
-            let rows = RunRows::new(out.outputs, bucket, signature)
-                .map_err(|error| RunFailed { how: RunResult::Failed, error })?;
-            Ok(Ran { run, rows: Arc::new(rows), times, engine: engine.clone() })
-        });
-        let outcome = match &result {
+    /// A run ended: hands out the requests that are complete. What shared a failed run with others
+    /// waits to run again.
+    pub(crate) fn finish(&mut self, work: &Work, result: &std::result::Result<Arc<Ran>, RunFailed>) -> Vec<Done> {
+        let outcome = match result {
             Ok(_) => RunResult::Ok,
             // Nobody would run it again.
             Err(_) if self.closed.is_some() => RunResult::Abandoned,
             Err(failed) => failed.how,
         };
-        if let Ok(ran) = &result {
-            for part in &work.batch.parts {
+        let finished = self.batcher.complete(work.run, outcome);
+        let mut done = Vec::with_capacity(finished.len());
+        for of in finished {
+            done.extend(self.forget(of.ticket).map(|request| Done { request, of, closed: self.closed.clone() }));
+        }
+        if let (Ok(ran), true) = (result, done.len() < work.parts.len()) {
+            // The rest of these requests is yet to run.
+            for (part, _) in &work.parts {
                 if let Some(p) = self.pending.get_mut(&part.ticket) {
                     p.runs.push(ran.clone());
                 }
             }
         }
-        let mut left = Unsettled::default();
-        for Finished { ticket, segments, end } in self.batcher.complete(run, outcome) {
-            let Some(p) = self.forget_returning(ticket) else { continue };
-            let answer = match &result {
-                Ok(ran) => {
-                    let piece =
-                        |s: &Segment| p.runs.iter().find(|r| r.run == s.run).map(|r| (&*r.rows, s.position, s.rows));
-                    let pieces: Vec<_> = segments.iter().filter_map(piece).collect();
-                    assemble(&pieces, &p.returned, signature).map(|outputs| Answer {
-                        outputs,
-                        queue_time: p.started.unwrap_or(now).saturating_duration_since(p.accepted),
-                        times: ran.times,
-                        proof: None,
-                    })
-                }
-                // A host that was ended with its queue is nobody's fault.
-                Err(RunFailed { how: RunResult::Died, error }) if end == End::Abandoned => {
-                    Err(self.closed.clone().unwrap_or_else(|| error.clone()))
-                }
-                Err(failed) => Err(failed.error.clone()),
-            };
-            match (answer, p.proof) {
-                (Ok(answer), Some(order)) => {
-                    let engines = p.runs.into_iter().map(|r| r.engine).collect();
-                    left.unproven.push(Unproven { reply: p.reply, answer, order, segments, engines });
-                }
-                (Err(error), _) if end == (End::Failed { harmful: true }) => {
-                    left.culprits.push(Culprit { reply: p.reply, tenant: p.tenant, inputs: p.inputs, error });
-                }
-                // The receiver is gone when the caller went away in this moment; then nobody waits.
-                (answer, _) => drop(p.reply.send(answer)),
-            }
-        }
-        left
+        done
     }
 
     /// The caller went away.
     pub(crate) fn cancel(&mut self, ticket: u64) {
         match self.batcher.cancel(ticket) {
-            Cancelled::Queued | Cancelled::Running => self.forget(ticket),
+            Cancelled::Queued | Cancelled::Running => drop(self.forget(ticket)),
             Cancelled::Unknown => {}
         }
     }
@@ -375,17 +288,13 @@ impl Queue {
     }
 
     fn end(&mut self, ticket: u64, answer: Result<Answer>) {
-        if let Some(p) = self.forget_returning(ticket) {
+        if let Some(p) = self.forget(ticket) {
             // The receiver is gone when the caller went away in this moment; then nobody waits.
             let _nobody_waits = p.reply.send(answer);
         }
     }
 
-    fn forget(&mut self, ticket: u64) {
-        self.forget_returning(ticket);
-    }
-
-    fn forget_returning(&mut self, ticket: u64) -> Option<Pending> {
+    fn forget(&mut self, ticket: u64) -> Option<Pending> {
         let p = self.pending.remove(&ticket)?;
         self.keys.release(p.key);
         self.tenants.release(p.tenant_id);
@@ -394,11 +303,13 @@ impl Queue {
 
     fn key_of(&mut self, a: &Admission, ticket: u64) -> u64 {
         let skip = usize::from(self.rowwise);
-        let shapes = a.inputs.iter().map(|t| t.shape().get(skip..).unwrap_or_default().to_vec()).collect();
-        let mut wanted = a.returned.clone();
-        wanted.sort_unstable();
-        let only = (a.company != Company::Any).then_some(ticket);
-        self.keys.intern(&RunKey { shapes, wanted, only })
+        let make = || {
+            let shapes = a.inputs.iter().map(|t| t.shape().get(skip..).unwrap_or_default().to_vec()).collect();
+            let mut wanted = a.returned.clone();
+            wanted.sort_unstable();
+            RunKey { shapes, wanted, only: (a.company != Company::Any).then_some(ticket) }
+        };
+        self.keys.intern(|key| key.fits(a, skip), make)
     }
 }
 

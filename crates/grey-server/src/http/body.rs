@@ -2,19 +2,20 @@
 //! written with the permit attached until the last byte has left.
 
 use std::{
+    fmt::Display,
     io::{BufRead, Read, Write},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
-use axum::body::Body;
 use bytes::{Buf, Bytes};
 use flate2::{
     Compression,
     bufread::{MultiGzDecoder, ZlibDecoder},
     write::{GzEncoder, ZlibEncoder},
 };
+use futures_util::FutureExt;
 use grey_core::{Error, ErrorKind, Payload, Result};
 use grey_serving::BytesPermit;
 use http::{HeaderMap, HeaderValue, header};
@@ -115,12 +116,19 @@ pub(crate) fn announced(headers: &HeaderMap, limit: u64) -> Result<Option<usize>
 }
 
 /// Reads a whole body. `taken` bytes are in `permit` already; what comes beyond is added to it.
-pub(crate) async fn read(mut body: Body, limit: u64, taken: usize, permit: &mut BytesPermit) -> Result<Payload> {
-    let mut out = Gather::default();
+pub(crate) async fn read<B>(mut body: B, limit: u64, taken: usize, permit: &mut BytesPermit) -> Result<Payload>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
+    let mut out = Gather::expecting(taken);
     loop {
-        let frame = tokio::time::timeout(BODY_IDLE, body.frame()).await.map_err(|_| {
-            Error::new(ErrorKind::DeadlineExceeded, format!("the body stopped for {} s", BODY_IDLE.as_secs()))
-        })?;
+        // What is there already needs no timer.
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => frame,
+            None => Box::pin(tokio::time::timeout(BODY_IDLE, body.frame())).await.map_err(|_| {
+                Error::new(ErrorKind::DeadlineExceeded, format!("the body stopped for {} s", BODY_IDLE.as_secs()))
+            })?,
+        };
         let Some(frame) = frame else { return Ok(out.finish()) };
         let frame = frame.map_err(|e| Error::invalid(format!("the body was cut short: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -143,6 +151,14 @@ struct Gather {
 }
 
 impl Gather {
+    /// For so many bytes: a small body is copied into memory of its own size.
+    fn expecting(bytes: usize) -> Gather {
+        Gather {
+            whole: Payload::default(),
+            small: Vec::with_capacity(if bytes < SMALL_FRAME_BYTES { bytes } else { 0 }),
+        }
+    }
+
     fn len(&self) -> usize {
         self.whole.len() + self.small.len()
     }

@@ -5,10 +5,9 @@ use std::{convert::Infallible, pin::Pin};
 
 use axum::{
     Router,
-    body::Body,
-    extract::State,
     response::{IntoResponse, Response},
 };
+use futures_util::FutureExt;
 use http::{Method, Request};
 use hyper::{body::Incoming, service::Service};
 use hyper_util::service::TowerToHyperService;
@@ -45,18 +44,13 @@ impl Service<Request<Incoming>> for Front {
         let target = if *request.method() == Method::POST { Target::of_inference(request.uri().path()) } else { None };
         let Some(target) = target else { return Box::pin(self.router.call(request)) };
         let (app, room) = (self.app.clone(), self.room.clone());
-        Box::pin(async move {
-            let (method, uri) = (request.method().clone(), request.uri().clone());
-            let answer = async {
-                match target {
-                    Ok(target) => {
-                        let request = read_out_at_the_end(request.map(Body::new), room);
-                        infer::infer(State(app), target, request).await.into_response()
-                    }
-                    Err(e) => super::error::ApiError(e).into_response(),
-                }
-            };
-            Ok(contained(method, uri, answer).await)
-        })
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let answer = async move {
+            match target {
+                Ok(target) => infer::infer_body(&app, target, read_out_at_the_end(request, room)).await.into_response(),
+                Err(e) => super::error::ApiError(e).into_response(),
+            }
+        };
+        Box::pin(contained(method, uri, answer).map(Ok))
     }
 }

@@ -1,14 +1,13 @@
 //! Inference: from a request's bytes to an answer's, with the byte budget around both.
 
-use axum::{
-    body::Body,
-    extract::{Request, State},
-    response::Response,
-};
+use std::fmt::Display;
+
+use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
 use grey_core::{Error, Payload, Result, Tenant};
 use grey_serving::BytesPermit;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
+use http_body::Body as HttpBody;
 
 use super::{
     Answer, App, Shared, body,
@@ -23,22 +22,33 @@ use crate::{
 /// Bodies up to this size are decoded where they arrive; larger ones would hold up a thread that
 /// serves other connections, so they go to the blocking pool.
 const INLINE_BYTES_MAX: usize = 256 << 10;
-/// Header that names the tenant until authentication exists.
-const TENANT_HEADER: &str = "grey-tenant";
-/// Header that asks for a proof, as the parameter `grey_prove` does.
-const PROVE_HEADER: &str = "grey-prove";
+/// Where JSON ends and binary data begins. These are values, since a text would be parsed for each request.
+pub(super) static LENGTH: HeaderName = HeaderName::from_static(HEADER_LENGTH_HEADER);
+/// Names the tenant until authentication exists.
+static TENANT: HeaderName = HeaderName::from_static("grey-tenant");
+/// Asks for a proof, as the parameter `grey_prove` does.
+static PROVE: HeaderName = HeaderName::from_static("grey-prove");
 
 /// `POST …/infer`.
-pub(super) async fn infer(State(app): State<Shared>, target: Target, request: Request) -> Answer {
-    let answer = answer(&app, target, request).await;
-    answer.inspect_err(|ApiError(e)| app.node.count_refusal(e))
+pub(super) async fn infer(State(app): State<Shared>, target: Target, request: Request<Body>) -> Answer {
+    infer_body(&app, target, request).await
 }
 
-async fn answer(app: &Shared, target: Target, request: Request) -> Answer {
+/// [`infer`], whatever brings the body.
+pub(super) async fn infer_body<B>(app: &App, target: Target, request: Request<B>) -> Answer
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
+    answer(app, target, request).await.inspect_err(|ApiError(e)| app.node.count_refusal(e))
+}
+
+async fn answer<B>(app: &App, target: Target, request: Request<B>) -> Answer
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
     let (now, model) = (clock::now(), target.model());
     let (parts, incoming) = request.into_parts();
-    let header_length =
-        parts.headers.get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes())).transpose()?;
+    let header_length = parts.headers.get(&LENGTH).map(|v| oip::header_length(v.as_bytes())).transpose()?;
     let (tenant, prove) = (tenant(&parts.headers)?, prove(&parts.headers)?);
     let (body, mut permit) = read_body(app, &parts.headers, incoming).await?;
     let signature = if header_length == Some(0) { Some(app.node.signature(&model).await?) } else { None };
@@ -71,7 +81,7 @@ async fn answer(app: &Shared, target: Target, request: Request) -> Answer {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     if let Some(n) = encoded.header_length {
-        headers.insert(HEADER_LENGTH_HEADER, HeaderValue::from(n));
+        headers.insert(LENGTH.clone(), HeaderValue::from(n));
     }
     if let Some(coding) = coding {
         headers.insert(header::CONTENT_ENCODING, body::coding_value(coding));
@@ -80,7 +90,10 @@ async fn answer(app: &Shared, target: Target, request: Request) -> Answer {
 }
 
 /// Reads and decompresses a body under the node's budget.
-pub(super) async fn read_body(app: &App, headers: &HeaderMap, incoming: Body) -> Result<(Payload, BytesPermit)> {
+pub(super) async fn read_body<B>(app: &App, headers: &HeaderMap, incoming: B) -> Result<(Payload, BytesPermit)>
+where
+    B: HttpBody<Data = Bytes, Error: Display> + Unpin,
+{
     let limit = app.body_bytes_max;
     let coding = body::content_coding(headers)?;
     // Taken before the first byte is read: a full node refuses without taking the body in.
@@ -93,7 +106,7 @@ pub(super) async fn read_body(app: &App, headers: &HeaderMap, incoming: Body) ->
 }
 
 fn tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
-    let Some(value) = headers.get(TENANT_HEADER) else { return Ok(None) };
+    let Some(value) = headers.get(&TENANT) else { return Ok(None) };
     let text = value
         .to_str()
         .map_err(|_| Error::invalid(format!("header Grey-Tenant: '{}' is no name", shown(&format!("{value:?}")))))?;
@@ -101,7 +114,7 @@ fn tenant(headers: &HeaderMap) -> Result<Option<Tenant>> {
 }
 
 fn prove(headers: &HeaderMap) -> Result<Option<bool>> {
-    let mut values = headers.get_all(PROVE_HEADER).iter();
+    let mut values = headers.get_all(&PROVE).iter();
     let first = values.next().map(HeaderValue::as_bytes);
     if values.next().is_some() {
         return Err(Error::invalid("header Grey-Prove stands more than once, expected it once"));

@@ -46,60 +46,70 @@ impl Lingering {
 
 /// Sees to it that the request's body is read to its end, whatever the handler does with it.
 pub(super) async fn linger(State(room): State<Lingering>, request: Request, next: Next) -> Response {
-    next.run(read_out_at_the_end(request, room)).await
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    next.run(read_out_at_the_end(request, room).map(Body::new)).await
 }
 
 /// The same request, whose body is read to its end.
-pub(super) fn read_out_at_the_end(request: Request, room: Lingering) -> Request {
-    if request.body().is_end_stream() {
-        return request;
-    }
+pub(super) fn read_out_at_the_end<B: Readable>(
+    request: http::Request<B>,
+    room: Lingering,
+) -> http::Request<ReadOut<B>> {
     // Such a client waits for a word before it sends, and the first read is what gives it.
     let waits = request.headers().contains_key(header::EXPECT);
-    request.map(|body| Body::new(ReadOut { body, waits, room }))
+    request.map(|body| ReadOut { body: Some(body), waits, room })
 }
 
+/// A body that can be read behind its handler's back.
+pub(super) trait Readable: HttpBody<Data = Bytes, Error: Send> + Send + Unpin + 'static {}
+
+impl<B: HttpBody<Data = Bytes, Error: Send> + Send + Unpin + 'static> Readable for B {}
+
 /// A body whose rest is read out when it is dropped.
-struct ReadOut {
-    body: Body,
+pub(super) struct ReadOut<B: Readable> {
+    /// `None` once it has ended.
+    body: Option<B>,
     /// The client sends nothing until the first read.
     waits: bool,
     room: Lingering,
 }
 
-impl HttpBody for ReadOut {
+impl<B: Readable> HttpBody for ReadOut<B> {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         self.waits = false;
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            self.body = Body::empty();
+            self.body = None;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
-impl Drop for ReadOut {
+impl<B: Readable> Drop for ReadOut<B> {
     fn drop(&mut self) {
-        if self.waits || self.body.is_end_stream() {
+        if self.waits || self.is_end_stream() {
             return;
         }
+        let Some(body) = self.body.take() else { return };
         // Without a runtime there is no connection either.
         let (Ok(runtime), Ok(slot)) = (tokio::runtime::Handle::try_current(), self.room.0.clone().try_acquire_owned())
         else {
             return;
         };
-        let body = std::mem::take(&mut self.body);
         runtime.spawn(async move {
             tokio::select! {
                 () = read_out(body, LINGER_BYTES_MAX) => {}
@@ -111,7 +121,7 @@ impl Drop for ReadOut {
 }
 
 /// Reads until the end, an error, a pause, or `most` bytes. An end that is not reached closes the connection.
-async fn read_out(mut body: Body, most: u64) {
+async fn read_out(mut body: impl Readable, most: u64) {
     let mut read = 0u64;
     while let Ok(Some(Ok(frame))) = timeout(LINGER_IDLE, body.frame()).await {
         read = read.saturating_add(frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -142,8 +152,8 @@ mod tests {
         (Body::from_stream(frames), read, told)
     }
 
-    fn read_out_on_drop(body: Body, waits: bool, room: &Lingering) -> ReadOut {
-        ReadOut { body, waits, room: room.clone() }
+    fn read_out_on_drop(body: Body, waits: bool, room: &Lingering) -> ReadOut<Body> {
+        ReadOut { body: Some(body), waits, room: room.clone() }
     }
 
     #[tokio::test]

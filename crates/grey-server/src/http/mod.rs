@@ -123,13 +123,13 @@ async fn contain_panics(request: Request, next: Next) -> Response {
     contained(method, uri, next.run(request)).await
 }
 
-/// The answer, or what a handler that panics is answered with.
-async fn contained(method: Method, uri: Uri, answer: impl Future<Output = Response>) -> Response {
+/// The answer, or what a handler that panics is answered with. No `async fn`: that would hold
+/// `answer` twice, once as its argument and once as what it waits for.
+fn contained(method: Method, uri: Uri, answer: impl Future<Output = Response>) -> impl Future<Output = Response> {
     // The handler's state is dropped on the way; what handlers share is locked by types that a
     // panic does not poison into inconsistency.
-    match AssertUnwindSafe(answer).catch_unwind().await {
-        Ok(response) => response,
-        Err(panic) => {
+    AssertUnwindSafe(answer).catch_unwind().map(move |answered| {
+        answered.unwrap_or_else(|panic| {
             let what = panic
                 .downcast_ref::<&str>()
                 .map(|s| (*s).to_owned())
@@ -137,8 +137,8 @@ async fn contained(method: Method, uri: Uri, answer: impl Future<Output = Respon
                 .unwrap_or_default();
             tracing::error!(%method, path = uri.path(), panic = what, "a handler panicked");
             ApiError(Error::internal("internal error: see the node's log")).into_response()
-        }
-    }
+        })
+    })
 }
 
 async fn unknown_route(request: Request) -> Response {

@@ -137,8 +137,8 @@ pub(super) async fn named_repository(params: RawPathParams) -> Answer {
 /// What control requests may say; other keys are left unread.
 #[derive(Default, Deserialize)]
 struct ControlBody {
-    #[serde(default)]
-    ready: Option<Scalar>,
+    #[serde(default, deserialize_with = "json::owned")]
+    ready: Option<Scalar<'static>>,
     #[serde(default)]
     parameters: Option<Given>,
 }

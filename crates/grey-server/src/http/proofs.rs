@@ -18,10 +18,16 @@ use grey_serving::{Replay, ReplayRequest};
 use http::header;
 use serde_json::{Value, json};
 
-use super::{Answer, Shared, body::ChunkBody, error::shown, infer::read_body, target::Query};
+use super::{
+    Answer, Shared,
+    body::ChunkBody,
+    error::shown,
+    infer::{LENGTH, read_body},
+    target::Query,
+};
 use crate::{
     clock,
-    oip::{self, DecodeContext, HEADER_LENGTH_HEADER},
+    oip::{self, DecodeContext},
 };
 
 /// `GET /grey/v1/sessions/{digest}[?nonce=BASE64URL]`: the session-bundle as CBOR.
@@ -59,8 +65,7 @@ pub(super) async fn replay(State(app): State<Shared>, request: Request) -> Answe
         .into());
     }
     let (parts, incoming) = request.into_parts();
-    let header_length =
-        parts.headers.get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes())).transpose()?;
+    let header_length = parts.headers.get(&LENGTH).map(|v| oip::header_length(v.as_bytes())).transpose()?;
     if header_length == Some(0) {
         return Err(Error::invalid("a replay needs an inference request in JSON, found a raw binary one").into());
     }

@@ -28,7 +28,7 @@ pub(super) struct Upload {
 }
 
 /// The answer of a node that does not allow it.
-pub(super) fn refused(parameters: &BTreeMap<String, Scalar>) -> Error {
+pub(super) fn refused(parameters: &BTreeMap<String, Scalar<'static>>) -> Error {
     let key = parameters.keys().next().map_or("", String::as_str);
     Error::new(
         ErrorKind::PermissionDenied,
@@ -41,7 +41,11 @@ pub(super) fn refused(parameters: &BTreeMap<String, Scalar>) -> Error {
 }
 
 /// Reads the parameters of a `load`. `budget` is asked for the files before they are decoded.
-pub(super) fn parse(model: &ModelId, parameters: &BTreeMap<String, Scalar>, budget: &mut Budget<'_>) -> Result<Upload> {
+pub(super) fn parse(
+    model: &ModelId,
+    parameters: &BTreeMap<String, Scalar<'static>>,
+    budget: &mut Budget<'_>,
+) -> Result<Upload> {
     // By number, so that 9 comes before 10.
     let mut versions: BTreeMap<(Option<u64>, Version), Files> = BTreeMap::new();
     for (key, value) in parameters {
@@ -57,7 +61,7 @@ pub(super) fn parse(model: &ModelId, parameters: &BTreeMap<String, Scalar>, budg
         let (version, path) = named.ok_or_else(|| fail("expected config, or file:VERSION/PATH".into()))?;
         let (version, path) = (Version::new(version)?, FilePath::new(path)?);
         budget(base64::decoded_len_estimate(text.len()))?;
-        let data = STANDARD.decode(text).map_err(|e| fail(format!("it is not base64: {e}")))?;
+        let data = STANDARD.decode(&**text).map_err(|e| fail(format!("it is not base64: {e}")))?;
         versions.entry((version.number(), version)).or_default().push((path, data.into()));
     }
     if versions.is_empty() {
@@ -115,7 +119,7 @@ mod tests {
         let names: Vec<_> = u.versions.iter().map(|(v, files)| (v.as_str(), files.len())).collect();
         assert_eq!(names, [("9", 2), ("10", 1)]);
         assert_eq!(u.versions[1].1[0].1[..], [1, 2]);
-        let parameters = BTreeMap::from([("file:1/a".to_owned(), Scalar::Text("?".repeat(400)))]);
+        let parameters = BTreeMap::from([("file:1/a".to_owned(), Scalar::Text("?".repeat(400).into()))]);
         let mut asked = 0;
         let e = parse(&ModelId::new("m").unwrap(), &parameters, &mut |n| {
             asked += n;

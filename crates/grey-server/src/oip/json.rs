@@ -1,13 +1,13 @@
 //! JSON from outside, read without holding more than was asked for: lists and parameters are
 //! bounded while they are parsed, and nothing that a client sends is collected as a tree.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
 use bytes::Bytes;
 use grey_core::{Payload, Result};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use super::Budget;
@@ -30,6 +30,10 @@ pub(crate) fn contiguous(data: &Payload, budget: &mut Budget<'_>) -> Result<Byte
 /// parsing may hold at once for a text with escapes (the parser's own buffer and the copy from it).
 pub(crate) fn survey(text: &str) -> std::result::Result<usize, String> {
     let bytes = text.as_bytes();
+    // Too short to be nested deeper and closed again.
+    if bytes.len() <= 2 * DEPTH_MAX && !bytes.contains(&b'\\') {
+        return Ok(0);
+    }
     let (mut at, mut depth, mut escaped_max) = (0usize, 0usize, 0usize);
     while let Some(b) = bytes.get(at) {
         at += 1;
@@ -61,13 +65,34 @@ pub(crate) fn survey(text: &str) -> std::result::Result<usize, String> {
     Ok(escaped_max.saturating_mul(2))
 }
 
+/// What is read from an object alone: serde would also take an array for a struct's fields.
+pub(crate) struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        d.deserialize_map(Fields(PhantomData))
+    }
+}
+
 /// Parses an object.
 pub(crate) fn object<'a, T: Deserialize<'a>>(text: &'a str) -> std::result::Result<T, String> {
     is_object(text)?;
     serde_json::from_str(text).map_err(|e| e.to_string())
 }
 
-/// serde would also take an array for a struct's fields.
+/// As [`Object`] does, in words that say what there is instead.
 pub(crate) fn is_object(text: &str) -> std::result::Result<(), String> {
     match text.trim_start().bytes().next() {
         Some(b'{') => Ok(()),
@@ -119,7 +144,7 @@ impl<'de, T: Deserialize<'de>, L: Limit> Deserialize<'de> for List<T, L> {
 
 /// serde's own error would copy the whole text into the message (and serde_json asks a visitor only if any
 /// type will do).
-fn text_instead<'de, E: serde::de::Error>(visitor: &impl Visitor<'de>) -> E {
+pub(crate) fn text_instead<'de, E: serde::de::Error>(visitor: &impl Visitor<'de>) -> E {
     E::custom(format_args!("text, expected {}", visitor as &dyn serde::de::Expected))
 }
 
@@ -152,23 +177,41 @@ impl<'de> Deserialize<'de> for Whole {
     }
 }
 
-/// A parameter's value.
+/// Shares the body's memory, unless it has escapes.
+#[derive(Deserialize)]
+pub(crate) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// A parameter's value; a text shares the body's memory as [`Text`] does.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Scalar {
+pub(crate) enum Scalar<'a> {
     Null,
     Bool(bool),
     Int(i64),
     /// Above what an `i64` holds.
     Uint(u64),
     Float(f64),
-    Text(String),
+    Text(Cow<'a, str>),
     /// No parameter may be one; its content is not kept.
     Array,
     /// The same.
     Object,
 }
 
-impl Scalar {
+impl Scalar<'_> {
+    /// The same with its own memory.
+    pub fn into_owned(self) -> Scalar<'static> {
+        match self {
+            Scalar::Text(s) => Scalar::Text(s.into_owned().into()),
+            Scalar::Null => Scalar::Null,
+            Scalar::Bool(b) => Scalar::Bool(b),
+            Scalar::Int(n) => Scalar::Int(n),
+            Scalar::Uint(n) => Scalar::Uint(n),
+            Scalar::Float(n) => Scalar::Float(n),
+            Scalar::Array => Scalar::Array,
+            Scalar::Object => Scalar::Object,
+        }
+    }
+
     /// As an unsigned number.
     pub fn as_u64(&self) -> Option<u64> {
         match self {
@@ -193,46 +236,50 @@ impl Scalar {
     }
 }
 
-impl<'de> Deserialize<'de> for Scalar {
+impl<'de> Deserialize<'de> for Scalar<'de> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
         struct Any;
         impl<'de> Visitor<'de> for Any {
-            type Value = Scalar;
+            type Value = Scalar<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a value")
             }
 
-            fn visit_unit<E>(self) -> std::result::Result<Scalar, E> {
+            fn visit_unit<E>(self) -> std::result::Result<Scalar<'de>, E> {
                 Ok(Scalar::Null)
             }
 
-            fn visit_bool<E>(self, b: bool) -> std::result::Result<Scalar, E> {
+            fn visit_bool<E>(self, b: bool) -> std::result::Result<Scalar<'de>, E> {
                 Ok(Scalar::Bool(b))
             }
 
-            fn visit_i64<E>(self, n: i64) -> std::result::Result<Scalar, E> {
+            fn visit_i64<E>(self, n: i64) -> std::result::Result<Scalar<'de>, E> {
                 Ok(Scalar::Int(n))
             }
 
-            fn visit_u64<E>(self, n: u64) -> std::result::Result<Scalar, E> {
+            fn visit_u64<E>(self, n: u64) -> std::result::Result<Scalar<'de>, E> {
                 Ok(i64::try_from(n).map_or(Scalar::Uint(n), Scalar::Int))
             }
 
-            fn visit_f64<E>(self, n: f64) -> std::result::Result<Scalar, E> {
+            fn visit_f64<E>(self, n: f64) -> std::result::Result<Scalar<'de>, E> {
                 Ok(Scalar::Float(n))
             }
 
-            fn visit_str<E>(self, s: &str) -> std::result::Result<Scalar, E> {
-                Ok(Scalar::Text(s.to_owned()))
+            fn visit_str<E>(self, s: &str) -> std::result::Result<Scalar<'de>, E> {
+                Ok(Scalar::Text(s.to_owned().into()))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Scalar, A::Error> {
+            fn visit_borrowed_str<E>(self, s: &'de str) -> std::result::Result<Scalar<'de>, E> {
+                Ok(Scalar::Text(s.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Scalar<'de>, A::Error> {
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(Scalar::Array)
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Scalar, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Scalar<'de>, A::Error> {
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(Scalar::Object)
             }
@@ -241,37 +288,80 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-/// Parameters by name; of a name that is given twice the last counts.
-#[derive(Debug, Default)]
-pub(crate) struct Given(pub BTreeMap<String, Scalar>);
+/// A value with its own memory.
+pub(crate) fn owned<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Option<Scalar<'static>>, D::Error> {
+    Option::<Scalar<'de>>::deserialize(d).map(|value| value.map(Scalar::into_owned))
+}
 
-impl<'de> Deserialize<'de> for Given {
+/// Hands parameters out one by one, as they come, up to [`PARAMETERS_MAX`].
+pub(crate) fn each_parameter<'de, A: MapAccess<'de>>(
+    mut map: A,
+    mut each: impl FnMut(Cow<'de, str>, &mut A) -> std::result::Result<(), A::Error>,
+) -> std::result::Result<(), A::Error> {
+    let mut given = 0usize;
+    while let Some(Text(key)) = map.next_key()? {
+        if given == PARAMETERS_MAX {
+            return Err(A::Error::custom(format_args!("more than {PARAMETERS_MAX} parameters")));
+        }
+        given += 1;
+        each(key, &mut map)?;
+    }
+    Ok(())
+}
+
+/// For visitors of parameters: what they expect, and that a text is none without repeating it.
+macro_rules! expecting_parameters {
+    () => {
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object of parameters")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, _: &str) -> std::result::Result<Self::Value, E> {
+            Err($crate::oip::json::text_instead(&self))
+        }
+    };
+}
+pub(crate) use expecting_parameters;
+
+/// Parameters; of a name that is given twice the last counts.
+#[derive(Debug, Default)]
+pub(crate) struct Parameters<'a>(pub Vec<(Cow<'a, str>, Scalar<'a>)>);
+
+impl<'de> Deserialize<'de> for Parameters<'de> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
-            type Value = Given;
+            type Value = Parameters<'de>;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of parameters")
-            }
+            expecting_parameters!();
 
-            fn visit_str<E: serde::de::Error>(self, _: &str) -> std::result::Result<Given, E> {
-                Err(text_instead(&self))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Given, A::Error> {
-                let (mut out, mut given) = (BTreeMap::new(), 0usize);
-                while let Some(key) = map.next_key::<String>()? {
-                    if given == PARAMETERS_MAX {
-                        return Err(A::Error::custom(format_args!("more than {PARAMETERS_MAX} parameters")));
-                    }
-                    given += 1;
-                    out.insert(key, map.next_value()?);
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut out = Vec::new();
+                each_parameter(map, |key, map| {
+                    out.push((key, map.next_value()?));
+                    Ok(())
+                })?;
+                if out.len() > 1 {
+                    out.reverse();
+                    // Stable: of equal keys the last that was given stands first, and stays.
+                    out.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    out.dedup_by(|(a, _), (b, _)| a == b);
                 }
-                Ok(Given(out))
+                Ok(Parameters(out))
             }
         }
         d.deserialize_any(Entries)
+    }
+}
+
+/// [`Parameters`] by name, with their own memory.
+#[derive(Debug, Default)]
+pub(crate) struct Given(pub BTreeMap<String, Scalar<'static>>);
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        let Parameters(entries) = Parameters::deserialize(d)?;
+        Ok(Given(entries.into_iter().map(|(key, value)| (key.into_owned(), value.into_owned())).collect()))
     }
 }
 

@@ -12,12 +12,18 @@ use grey_core::{
     Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, ProofRequest,
     RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
 };
-use serde::Deserialize;
+use serde::{
+    Deserialize,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::value::RawValue;
 
 use super::{
     Budget, data,
-    json::{Given, Limit, List, Scalar, Whole, contiguous, is_object, object, survey},
+    json::{
+        self, Limit, List, Object, Scalar, Text, Whole, contiguous, each_parameter, expecting_parameters, is_object,
+        object, survey,
+    },
     lazily, shown,
 };
 
@@ -106,32 +112,31 @@ impl Limit for Dimensions {
     const WHAT: &'static str = "dimensions";
 }
 
-/// Shares the body's memory, unless it has escapes.
+/// What is read of a body. Lists are bounded and texts share its memory, so that little is held
+/// beside it; what may be long stays text (`RawValue`) until its copy was asked for.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-// What may be long stays text (`RawValue`) until its copy was asked for.
-#[derive(Deserialize)]
-struct Body<'a> {
+#[serde(bound(deserialize = "I: Deserialize<'de>, O: Deserialize<'de>, P: Deserialize<'de>"))]
+struct Body<'a, I, O, P> {
     #[serde(default, borrow)]
     id: Option<Text<'a>>,
-    #[serde(default, borrow)]
-    inputs: Option<List<&'a RawValue, Inputs>>,
-    #[serde(default, borrow)]
-    outputs: Option<List<&'a RawValue, Outputs>>,
-    #[serde(default, borrow)]
-    parameters: Option<&'a RawValue>,
+    #[serde(default = "Option::default")]
+    inputs: Option<List<I, Inputs>>,
+    #[serde(default = "Option::default")]
+    outputs: Option<List<O, Outputs>>,
+    #[serde(default = "Option::default")]
+    parameters: Option<P>,
 }
 
 #[derive(Deserialize)]
-struct Input<'a> {
+#[serde(bound(deserialize = "P: Deserialize<'de>"))]
+struct Input<'a, P> {
     #[serde(borrow)]
     name: Text<'a>,
     shape: List<Whole, Dimensions>,
     #[serde(borrow)]
     datatype: Text<'a>,
-    #[serde(default, borrow)]
-    parameters: Option<&'a RawValue>,
+    #[serde(default = "Option::default")]
+    parameters: Option<P>,
     // Not `Option`: that would take `null` for absent.
     #[serde(default, borrow, deserialize_with = "present")]
     data: Option<&'a RawValue>,
@@ -142,11 +147,87 @@ fn present<'de, D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Option
 }
 
 #[derive(Deserialize)]
-struct Output<'a> {
+#[serde(bound(deserialize = "P: Deserialize<'de>"))]
+struct Output<'a, P> {
     #[serde(borrow)]
     name: Text<'a>,
-    #[serde(default, borrow)]
-    parameters: Option<&'a RawValue>,
+    #[serde(default = "Option::default")]
+    parameters: Option<P>,
+}
+
+/// What means something among the parameters of an input or an output. The rest is not kept.
+#[derive(Default)]
+struct OfTensor<'a> {
+    binary_data_size: Option<Scalar<'a>>,
+    binary_data: Option<Scalar<'a>>,
+    classification: Option<Scalar<'a>>,
+    shared_memory: bool,
+}
+
+impl<'de> Deserialize<'de> for OfTensor<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
+        struct Known;
+        impl<'de> Visitor<'de> for Known {
+            type Value = OfTensor<'de>;
+
+            expecting_parameters!();
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
+                let mut out = OfTensor::default();
+                each_parameter(map, |key, map| {
+                    match &*key {
+                        "binary_data_size" => out.binary_data_size = Some(map.next_value()?),
+                        "binary_data" => out.binary_data = Some(map.next_value()?),
+                        "classification" => out.classification = Some(map.next_value()?),
+                        other => {
+                            out.shared_memory |= other.starts_with("shared_memory_");
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                    Ok(())
+                })?;
+                Ok(out)
+            }
+        }
+        d.deserialize_any(Known)
+    }
+}
+
+type Parsed<'a> = Body<'a, Object<Input<'a, OfTensor<'a>>>, Object<Output<'a, OfTensor<'a>>>, json::Parameters<'a>>;
+/// The same body, cut and not looked into.
+type Cut<'a> = Body<'a, &'a RawValue, &'a RawValue, &'a RawValue>;
+
+/// Parses a body in one go.
+fn parse(text: &str, may_be_binary: bool) -> Result<Parsed<'_>> {
+    object(text).map_err(|why| why_not(text, why, may_be_binary))
+}
+
+/// Which part of a body is wrong: one go does not tell.
+fn why_not(text: &str, whole: String, may_be_binary: bool) -> Error {
+    fn parameters<'a, P: Deserialize<'a>>(of: &impl Display, given: Option<&'a RawValue>) -> Result<()> {
+        let Some(raw) = given else { return Ok(()) };
+        let parsed = serde_json::from_str::<P>(raw.get());
+        parsed.map(drop).map_err(|e| Error::invalid(format!("'parameters' of {of}: {e}")))
+    }
+    fn each<'a>(cut: Cut<'a>) -> Result<()> {
+        parameters::<json::Parameters<'a>>(&"the body", cut.parameters)?;
+        for (i, raw) in cut.inputs.iter().flat_map(|l| &l.0).enumerate() {
+            let place = lazily(|f| write!(f, "inputs[{i}]"));
+            let input: Input<'a, &RawValue> = object(raw.get()).map_err(|why| bad_json(&place, &why, "", false))?;
+            parameters::<OfTensor<'a>>(&place, input.parameters)?;
+        }
+        for (i, raw) in cut.outputs.iter().flat_map(|l| &l.0).enumerate() {
+            let place = lazily(|f| write!(f, "outputs[{i}]"));
+            let output: Output<'a, &RawValue> = object(raw.get()).map_err(|why| bad_json(&place, &why, "", false))?;
+            parameters::<OfTensor<'a>>(&place, output.parameters)?;
+        }
+        Ok(())
+    }
+    let bad = |why: String| bad_json(&"the body", &why, text, may_be_binary);
+    match object::<Cut<'_>>(text) {
+        Err(why) => bad(why),
+        Ok(cut) => each(cut).err().unwrap_or_else(|| bad(whole)),
+    }
 }
 
 /// Decodes a request. Errors are the client's, and name the input and what was expected; or they are
@@ -166,21 +247,23 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
     let json = contiguous(&json, budget)?;
     let text = std::str::from_utf8(&json)
         .map_err(|e| Error::invalid(format!("the body is not UTF-8: invalid at byte {}", e.valid_up_to())))?;
-    let bad = |why: String| bad_json(&"the body", &why, text, cx.header_length.is_none());
+    let may_be_binary = cx.header_length.is_none();
+    let bad = |why: String| bad_json(&"the body", &why, text, may_be_binary);
     budget(is_object(text).and_then(|()| survey(text)).map_err(bad)?)?;
-    let parsed: Body<'_> = object(text).map_err(bad)?;
+    let parsed = parse(text, may_be_binary)?;
 
     let inputs = parsed.inputs.ok_or_else(|| Error::invalid("the body has no 'inputs', expected a list of tensors"))?;
     let outputs = parsed.outputs.map_or_else(Vec::new, |o| o.0);
-    let given = parameters(&"the body", parsed.parameters, budget)?;
-    let control = request_parameters(given, &cx)?;
+    let control = request_parameters(parsed.parameters.unwrap_or_default(), &cx, budget)?;
 
     let mut tensors: Vec<Tensor> = Vec::with_capacity(inputs.0.len());
-    for (i, raw) in inputs.0.iter().enumerate() {
-        tensors.push(input(i, raw.get(), &mut rest, budget)?);
+    for (i, Object(given)) in inputs.0.into_iter().enumerate() {
+        tensors.push(input(i, given, &mut rest, budget)?);
     }
     let mut names = HashSet::new();
-    if let Some(twice) = tensors.iter().find(|t| !names.insert(t.name())) {
+    if tensors.len() > 1
+        && let Some(twice) = tensors.iter().find(|t| !names.insert(t.name()))
+    {
         return Err(Error::invalid(format!("input '{}' is given twice", shown(twice.name()))));
     }
     if rest.left() > 0 {
@@ -193,8 +276,8 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
 
     let mut answer = AnswerOptions { binary: control.binary, outputs: BTreeMap::new() };
     let mut chosen = Vec::with_capacity(outputs.len());
-    for (i, raw) in outputs.iter().enumerate() {
-        let (name, binary) = output(i, raw.get(), budget)?;
+    for (i, Object(asked)) in outputs.into_iter().enumerate() {
+        let (name, binary) = output(i, asked, budget)?;
         if let Some(b) = binary {
             answer.outputs.insert(name.clone(), b);
         }
@@ -215,21 +298,8 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
     Ok(Decoded { request, answer })
 }
 
-/// The parameters of `place`. Their texts are copies, so that they are asked for as a whole.
-fn parameters(
-    place: &impl Display,
-    given: Option<&RawValue>,
-    budget: &mut Budget<'_>,
-) -> Result<BTreeMap<String, Scalar>> {
-    let Some(raw) = given else { return Ok(BTreeMap::new()) };
-    budget(raw.get().len())?;
-    let parsed: Given =
-        serde_json::from_str(raw.get()).map_err(|e| Error::invalid(format!("'parameters' of {place}: {e}")))?;
-    Ok(parsed.0)
-}
-
-/// Copies a name, of the two places that keep it.
-fn name(place: &impl Display, given: Cow<'_, str>, budget: &mut Budget<'_>) -> Result<String> {
+/// A name that is short enough, for the two copies that are kept of it.
+fn name<'a>(place: &impl Display, given: Cow<'a, str>, budget: &mut Budget<'_>) -> Result<Cow<'a, str>> {
     if given.len() > NAME_BYTES_MAX {
         return Err(Error::invalid(format!(
             "{place} has a name of {} bytes, at most {NAME_BYTES_MAX} are taken",
@@ -237,7 +307,7 @@ fn name(place: &impl Display, given: Cow<'_, str>, budget: &mut Budget<'_>) -> R
         )));
     }
     budget(2 * given.len())?;
-    Ok(given.into_owned())
+    Ok(given)
 }
 
 fn bad_json(what: &impl Display, why: &str, text: &str, may_be_binary: bool) -> Error {
@@ -250,33 +320,28 @@ fn bad_json(what: &impl Display, why: &str, text: &str, may_be_binary: bool) -> 
     Error::invalid(format!("{what} is not a valid inference request in JSON: {why}{hint}"))
 }
 
-fn input(i: usize, text: &str, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -> Result<Tensor> {
+fn input(i: usize, input: Input<'_, OfTensor<'_>>, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -> Result<Tensor> {
     // Written only where something is wrong.
     let place = lazily(|f| write!(f, "inputs[{i}]"));
-    let input: Input<'_> = object(text).map_err(|why| bad_json(&place, &why, "", false))?;
     let full_name = name(&place, input.name.0, budget)?;
     let name = lazily(|f| f.write_str(&shown(&full_name)));
     let fail = |why: String| Error::invalid(format!("input '{name}': {why}"));
     let dtype: DType = input.datatype.0.parse().map_err(|e: grey_core::UnknownDType| fail(e.to_string()))?;
-    let given: Vec<i64> = input.shape.0.iter().map(|d| d.0).collect();
-    let shape = given
-        .iter()
-        .map(|d| u64::try_from(*d).map_err(|_| fail(format!("the shape {given:?} has the negative dimension {d}"))))
-        .collect::<Result<Vec<u64>>>()?;
-    let mut size = None;
-    for (key, value) in parameters(&place, input.parameters, budget)? {
-        match key.as_str() {
-            "binary_data_size" => {
-                size = Some(value.as_u64().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| {
-                    fail(format!("binary_data_size is {}, expected a number of bytes", value.shown()))
-                })?);
-            }
-            k if k.starts_with("shared_memory_") => {
-                return Err(no_shared_memory(&lazily(|f| write!(f, "input '{name}'"))));
-            }
-            _ => {}
-        }
+    let given = input.shape.0;
+    if let Some(Whole(d)) = given.iter().find(|d| d.0 < 0) {
+        let given: Vec<i64> = given.iter().map(|d| d.0).collect();
+        return Err(fail(format!("the shape {given:?} has the negative dimension {d}")));
     }
+    let shape: Vec<u64> = given.into_iter().map(|d| d.0.cast_unsigned()).collect();
+    let parameters = input.parameters.unwrap_or_default();
+    if parameters.shared_memory {
+        return Err(no_shared_memory(&lazily(|f| write!(f, "input '{name}'"))));
+    }
+    let size = parameters.binary_data_size.map(|size| {
+        let bytes = size.as_u64().and_then(|n| usize::try_from(n).ok());
+        bytes.ok_or_else(|| fail(format!("binary_data_size is {}, expected a number of bytes", size.shown())))
+    });
+    let size = size.transpose()?;
     let data = match (input.data, size) {
         (Some(_), Some(_)) => return Err(fail("it has both 'data' and 'binary_data_size', expected one".into())),
         (None, None) => return Err(fail("it has neither 'data' nor 'binary_data_size'".into())),
@@ -292,25 +357,20 @@ fn input(i: usize, text: &str, rest: &mut Cursor<'_>, budget: &mut Budget<'_>) -
     Tensor::new(full_name, dtype, shape, data)
 }
 
-fn output(i: usize, text: &str, budget: &mut Budget<'_>) -> Result<(String, Option<bool>)> {
+fn output(i: usize, output: Output<'_, OfTensor<'_>>, budget: &mut Budget<'_>) -> Result<(String, Option<bool>)> {
     let place = lazily(|f| write!(f, "outputs[{i}]"));
-    let output: Output<'_> = object(text).map_err(|why| bad_json(&place, &why, "", false))?;
     let full_name = name(&place, output.name.0, budget)?;
     let name = lazily(|f| f.write_str(&shown(&full_name)));
-    let mut binary = None;
-    for (key, value) in parameters(&place, output.parameters, budget)? {
-        match key.as_str() {
-            "binary_data" => binary = Some(flag(&lazily(|f| write!(f, "output '{name}': binary_data")), &value)?),
-            "classification" if value != Scalar::Int(0) => {
-                return Err(unsupported(format!("output '{name}': the classification extension")));
-            }
-            k if k.starts_with("shared_memory_") => {
-                return Err(no_shared_memory(&lazily(|f| write!(f, "output '{name}'"))));
-            }
-            _ => {}
-        }
+    let parameters = output.parameters.unwrap_or_default();
+    if parameters.shared_memory {
+        return Err(no_shared_memory(&lazily(|f| write!(f, "output '{name}'"))));
     }
-    Ok((full_name, binary))
+    if parameters.classification.is_some_and(|n| n != Scalar::Int(0)) {
+        return Err(unsupported(format!("output '{name}': the classification extension")));
+    }
+    let binary = parameters.binary_data.map(|b| flag(&lazily(|f| write!(f, "output '{name}': binary_data")), &b));
+    let binary = binary.transpose()?;
+    Ok((full_name.into_owned(), binary))
 }
 
 fn unsupported(what: impl std::fmt::Display) -> Error {
@@ -321,7 +381,7 @@ fn no_shared_memory(what: &impl Display) -> Error {
     unsupported(format!("{what}: the shared memory extension"))
 }
 
-fn flag(what: &impl Display, value: &Scalar) -> Result<bool> {
+fn flag(what: &impl Display, value: &Scalar<'_>) -> Result<bool> {
     match value {
         Scalar::Bool(b) => Ok(*b),
         other => Err(Error::invalid(format!("{what} is {}, expected true or false", other.shown()))),
@@ -337,7 +397,7 @@ struct Control {
 }
 
 /// Takes out what the front understands; the rest is for the model.
-fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -> Result<Control> {
+fn request_parameters(given: json::Parameters<'_>, cx: &DecodeContext<'_>, budget: &mut Budget<'_>) -> Result<Control> {
     let tenant = cx.tenant;
     let (mut prove, mut asked) = (cx.prove, ProofRequest::default());
     let mut out = Control {
@@ -347,9 +407,9 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
         proof: None,
         parameters: Parameters::new(),
     };
-    for (key, value) in given {
+    for (key, value) in given.0 {
         let named = lazily(|f| write!(f, "parameter '{}'", shown(&key)));
-        match key.as_str() {
+        match &*key {
             "binary_data_output" => out.binary = flag(&named, &value)?,
             "timeout" => {
                 let us = value.as_u64().filter(|n| i64::try_from(*n).is_ok()).ok_or_else(|| {
@@ -409,9 +469,10 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
                 out.tenant = asked;
             }
             _ => {
+                budget(key.len() + if let Scalar::Text(s) = &value { s.len() } else { 0 })?;
                 let p = match value {
                     Scalar::Bool(b) => Some(Parameter::Bool(b)),
-                    Scalar::Text(s) => Some(Parameter::Text(s)),
+                    Scalar::Text(s) => Some(Parameter::Text(s.into_owned())),
                     Scalar::Int(n) => Some(Parameter::Int(n)),
                     Scalar::Float(n) => Some(Parameter::Float(n)),
                     Scalar::Uint(_) | Scalar::Null | Scalar::Array | Scalar::Object => None,
@@ -419,7 +480,7 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
                 let p = p.ok_or_else(|| {
                     Error::invalid(format!("{}: expected true, false, text or a number of 64 bits", named))
                 })?;
-                out.parameters.insert(key, p);
+                out.parameters.insert(key.into_owned(), p);
             }
         }
     }
@@ -432,11 +493,11 @@ fn request_parameters(given: BTreeMap<String, Scalar>, cx: &DecodeContext<'_>) -
     Ok(out)
 }
 
-fn from_base64(what: &impl Display, value: &Scalar) -> Result<Vec<u8>> {
+fn from_base64(what: &impl Display, value: &Scalar<'_>) -> Result<Vec<u8>> {
     let Scalar::Text(text) = value else {
         return Err(Error::invalid(format!("{what} is {}, expected base64", value.shown())));
     };
-    STANDARD.decode(text).map_err(|e| Error::invalid(format!("{what} is not base64 (standard, padded): {e}")))
+    STANDARD.decode(&**text).map_err(|e| Error::invalid(format!("{what} is not base64 (standard, padded): {e}")))
 }
 
 /// A request whose whole body is the only input's data.

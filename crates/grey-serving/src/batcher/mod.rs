@@ -15,12 +15,13 @@
 mod again;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     time::{Duration, Instant},
 };
 
 use again::{Again, Group};
+use rustc_hash::FxHashMap;
 
 /// Whether a batch is held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,7 +276,7 @@ struct TenantQueue {
 
 #[derive(Debug, Default)]
 struct KeyQueue {
-    tenants: HashMap<u64, TenantQueue>,
+    tenants: FxHashMap<u64, TenantQueue>,
     turn: VecDeque<u64>,
     rows: u64,
     /// Set where the one request under this key runs whole: nothing could fill its run.
@@ -292,17 +293,17 @@ impl KeyQueue {
 #[derive(Debug)]
 pub struct Batcher {
     config: BatcherConfig,
-    requests: HashMap<u64, Request>,
+    requests: FxHashMap<u64, Request>,
     keys: BTreeMap<u64, KeyQueue>,
     /// All waiting requests by order of arrival.
     waiting: BTreeMap<u64, u64>,
     /// The same per tenant, and whose turn it is to lead.
-    tenants: HashMap<u64, BTreeMap<u64, u64>>,
+    tenants: FxHashMap<u64, BTreeMap<u64, u64>>,
     turn: VecDeque<u64>,
     /// Keys under which a full batch waits.
     full: BTreeSet<u64>,
     deadlines: BTreeSet<(Instant, u64)>,
-    runs: HashMap<u64, Batch>,
+    runs: FxHashMap<u64, Batch>,
     again: Again,
     queued_rows: u64,
     next_run: u64,
@@ -314,14 +315,14 @@ impl Batcher {
     pub fn new(config: BatcherConfig) -> Self {
         Batcher {
             config,
-            requests: HashMap::new(),
+            requests: FxHashMap::default(),
             keys: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            tenants: HashMap::new(),
+            tenants: FxHashMap::default(),
             turn: VecDeque::new(),
             full: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            runs: HashMap::new(),
+            runs: FxHashMap::default(),
             again: Again::default(),
             queued_rows: 0,
             next_run: 1,

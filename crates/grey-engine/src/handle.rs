@@ -268,8 +268,14 @@ impl Host {
             Some(limit) => match timeout(limit, running).await {
                 Ok(r) => r,
                 Err(_) => {
+                    let stopped = self.0.process.as_ref().is_some_and(Process::is_stopped);
                     self.kill();
-                    let exit = status(self.0.process.as_ref(), &self.0.exit).await;
+                    let mut exit = status(self.0.process.as_ref(), &self.0.exit).await;
+                    if stopped {
+                        // Nobody's run hung: as if the signal had ended it.
+                        exit.status = format!("it was stopped by a signal for longer than {limit:?} and was ended");
+                        return Err(RunError::HostDied(exit));
+                    }
                     return Err(RunError::Timeout { limit, exit });
                 }
             },

@@ -7,12 +7,16 @@ pub mod contain;
 pub mod discover;
 pub mod engine;
 pub mod engines;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod host;
 mod launch;
 mod link;
 pub mod memory;
 pub mod protocol;
+mod spare;
 pub mod supervise;
 mod watch;
 mod wire;

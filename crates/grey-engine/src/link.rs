@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 
 use crate::{
     clock,
-    memory::{SEGMENT_BYTES_MAX, Segment, align_up, segment_size},
+    memory::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Segment, align_up, segment_size},
     protocol::{FailKind, FromHost, ModelHandle, TensorPlace, ToHost},
+    spare::Spare,
     wire::{Attachment, NodeEnd},
 };
 
@@ -81,6 +82,8 @@ pub(crate) struct Link {
     output_need: usize,
     /// Most bytes of the outputs of one run.
     outputs_bytes_max: usize,
+    /// Memory that outputs are copied to.
+    spare: Arc<Spare>,
 }
 
 /// What went wrong in a conversation.
@@ -126,6 +129,7 @@ impl Link {
             output: None,
             output_need: 1,
             outputs_bytes_max: outputs_bytes_max.min(SEGMENT_BYTES_MAX),
+            spare: Arc::default(),
         }
     }
 
@@ -212,7 +216,13 @@ impl Link {
                 FromHost::Done { run: r, outputs, nanos: _ } if r == run => {
                     self.unread = None;
                     let answered = clock::now();
-                    let outputs = read_outputs(&outputs, &wanted, &outputs_at).map_err(Broken::Lie)?;
+                    let found = find_outputs(&outputs, &wanted, &outputs_at).map_err(Broken::Lie)?;
+                    // Segments are made larger than was asked for, and places may overlap: what is copied counts.
+                    let bytes = found.iter().fold(0usize, |n, f| n.saturating_add(f.len));
+                    if bytes > self.outputs_bytes_max.max(SEGMENT_BYTES_MIN) {
+                        return Err(self.outputs_too_large());
+                    }
+                    let outputs = found.iter().map(|f| f.copy_out(&self.spare)).collect::<Result<Vec<_>, _>>()?;
                     self.output_need = outputs.iter().filter_map(|o| align_up(o.data.len())).sum::<usize>().max(1);
                     self.give_back_large_segments(used);
                     return Ok(RunOutputs {
@@ -225,10 +235,7 @@ impl Link {
                 FromHost::Failed { run: r, kind, message } if r == run => {
                     self.unread = None;
                     return Err(match kind {
-                        FailKind::Model if refused => Broken::Model(format!(
-                            "its outputs take more than the {} bytes that one run may give",
-                            self.outputs_bytes_max
-                        )),
+                        FailKind::Model if refused => self.outputs_too_large(),
                         FailKind::Model => Broken::Model(message),
                         FailKind::Protocol => Broken::Lie(message),
                     });
@@ -262,6 +269,11 @@ impl Link {
                 _ => return Err(Broken::Lie("it answered for another run".into())),
             }
         }
+    }
+
+    fn outputs_too_large(&self) -> Broken {
+        let most = self.outputs_bytes_max;
+        Broken::Model(format!("its outputs take more than the {most} bytes that one run may give"))
     }
 
     /// A segment that one rare batch made large does not stay for good: what is much larger than the
@@ -352,12 +364,33 @@ fn count_strings(p: &Payload) -> usize {
     n
 }
 
-/// Copies outputs out after checking every word of what the host says about them.
-fn read_outputs(
-    places: &[TensorPlace],
+/// Where an output stands, after every word that the host says about it was checked.
+struct Found<'a> {
+    index: usize,
+    place: &'a TensorPlace,
+    segment: &'a Segment,
+    offset: usize,
+    len: usize,
+}
+
+impl Found<'_> {
+    fn copy_out(&self, spare: &Arc<Spare>) -> Result<RunOutput, Broken> {
+        // Found within its segment, whose size is sealed.
+        let data = spare.copy_out(self.segment, self.offset, self.len).ok_or_else(|| Broken::Lie(lie(self.index)))?;
+        Ok(RunOutput { index: self.index, dtype: self.place.dtype, shape: self.place.shape.clone(), data })
+    }
+}
+
+fn lie(output: usize) -> String {
+    format!("output {output}: its place or size is not possible")
+}
+
+/// The outputs wanted.
+fn find_outputs<'a>(
+    places: &'a [TensorPlace],
     wanted: &[(usize, DType)],
-    segments: &[(u64, Arc<Segment>)],
-) -> Result<Vec<RunOutput>, String> {
+    segments: &'a [(u64, Arc<Segment>)],
+) -> Result<Vec<Found<'a>>, String> {
     wanted
         .iter()
         .map(|(w, declared)| {
@@ -369,15 +402,15 @@ fn read_outputs(
             if place.dtype != *declared {
                 return Err(format!("output {w} is {}, but the model declares {declared}", place.dtype));
             }
-            let lies = || format!("output {w}: its place or size is not possible");
+            let lies = || lie(*w);
             let (offset, len) =
                 (usize::try_from(place.offset).map_err(|_| lies())?, usize::try_from(place.len).map_err(|_| lies())?);
             if place.dtype != DType::Bytes && grey_core::payload_len(place.dtype, &place.shape) != Some(len) {
                 return Err(lies());
             }
             let (_, segment) = segments.iter().find(|(id, _)| *id == place.segment).ok_or_else(lies)?;
-            let data = segment.copy_out(offset, len).ok_or_else(lies)?;
-            Ok(RunOutput { index: *w, dtype: place.dtype, shape: place.shape.clone(), data: Bytes::from(data) })
+            segment.at(offset, len).ok_or_else(lies)?;
+            Ok(Found { index: *w, place, segment, offset, len })
         })
         .collect()
 }

@@ -124,11 +124,12 @@ impl Segment {
         true
     }
 
-    /// Copies `len` bytes at `offset` out; `None` if they are not inside. What comes back is the
-    /// caller's own: nobody can change it afterwards.
-    pub fn copy_out(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
+    /// Copies `len` bytes at `offset` out, into the memory of `out`, whose content goes; `None` if they are
+    /// not inside. What comes back is the caller's own: nobody can change it afterwards.
+    pub fn copy_out(&self, offset: usize, len: usize, mut out: Vec<u8>) -> Option<Vec<u8>> {
         let from = self.at(offset, len)?;
-        let mut out = Vec::with_capacity(len);
+        out.clear();
+        out.reserve_exact(len);
         // SAFETY: `at` checked the source; the destination has `len` bytes of capacity; after the
         // copy they are initialised. Another process may write meanwhile: the bytes are then a
         // mixture, which is the host's loss alone.
@@ -288,11 +289,11 @@ mod tests {
 
     fn exercise(s: &Segment) {
         assert!(s.copy_in(64, b"abc"));
-        assert_eq!(s.copy_out(63, 5).unwrap(), b"\0abc\0");
+        assert_eq!(s.copy_out(63, 5, Vec::new()).unwrap(), b"\0abc\0");
         assert!(s.zero(64, 2));
-        assert_eq!(s.copy_out(64, 3).unwrap(), b"\0\0c");
+        assert_eq!(s.copy_out(64, 3, Vec::new()).unwrap(), b"\0\0c");
         assert!(!s.copy_in(s.len() - 1, b"ab"));
-        assert!(s.copy_out(usize::MAX, 2).is_none());
+        assert!(s.copy_out(usize::MAX, 2, Vec::new()).is_none());
         assert!(s.at(s.len(), 0).is_some() && s.at(s.len(), 1).is_none());
     }
 
@@ -307,7 +308,7 @@ mod tests {
         exercise(&s);
         let other = Segment::map(fd.as_fd(), SEGMENT_BYTES_MIN).unwrap();
         assert!(other.copy_in(0, b"x"));
-        assert_eq!(s.copy_out(0, 1).unwrap(), b"x");
+        assert_eq!(s.copy_out(0, 1, Vec::new()).unwrap(), b"x");
         assert!(rustix::fs::ftruncate(&fd, 10).is_err(), "a host must not shrink it");
         assert!(Segment::map(fd.as_fd(), SEGMENT_BYTES_MIN * 2).is_err());
     }

@@ -49,6 +49,14 @@ impl Process {
             Err(e) => tracing::error!(pid = self.pid, "an engine host could not be killed: {e}"),
         }
     }
+
+    /// Whether a signal or a debugger holds it (proc(5), state `T` or `t`): then it is nothing that it
+    /// runs that takes so long.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        // The second field is the name, which may hold anything.
+        stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with(['T', 't']))
+    }
 }
 
 /// How a host ended whose end is certain; kills it if it only closed its socket.

@@ -118,7 +118,13 @@ impl Catalog {
         let listed = listed.map_err(|e| store_error("list", &root, &e))?;
         for prefix in listed.common_prefixes {
             let name = prefix.filename().unwrap_or_default();
-            let id = ModelId::new(name).map_err(|e| e.context("registry"))?;
+            let id = match ModelId::new(name) {
+                Ok(id) => id,
+                Err(e) => {
+                    tracing::error!("registry: {prefix} is no model of this node and is left alone: {e}");
+                    continue;
+                }
+            };
             match catalog.read_index(&id).await {
                 Ok(Some(index)) => {
                     catalog.sweep(&id, Some(&index)).await;
@@ -190,7 +196,7 @@ impl Catalog {
     ) -> Result<()> {
         let path = file_path(id, upload, &file.path)?;
         // Never more than the manifest says: `out` may be memory, and a changed file have any size.
-        let grown = |found: u64| {
+        let other_size = |found: u64| {
             let m = format!(
                 "file '{}' of model '{id}' was changed: the manifest says SHA-256 {} and {} bytes, the registry holds \
                  {found} bytes",
@@ -198,22 +204,38 @@ impl Catalog {
             );
             Error::new(ErrorKind::LoadFailed, m)
         };
-        let mut bytes = match self.0.store.get(&path).await {
-            Ok(r) if r.meta.size > file.size => return Err(grown(r.meta.size)),
+        // Looked at before it is opened: who opens a pipe waits for its other end.
+        let found = match self.0.store.head(&path).await {
+            Ok(meta) if meta.size > file.size || (meta.size == 0 && file.size > 0) => {
+                return Err(other_size(meta.size));
+            }
+            Ok(_) => self.0.store.get(&path).await,
+            Err(e) => Err(e),
+        };
+        let mut bytes = match found {
             Ok(r) => r.into_stream(),
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(Error::new(
                     ErrorKind::LoadFailed,
-                    format!("file '{}' of model '{id}' is gone from the registry ({path})", file.path),
+                    format!(
+                        "file '{}' of model '{id}' is gone from the registry ({path}): the manifest says SHA-256 {} and {} \
+                         bytes",
+                        file.path, file.sha256, file.size
+                    ),
                 ));
             }
-            Err(e) => return Err(store_error("read", &path, &e)),
+            Err(e) => {
+                return Err(store_error("read", &path, &e).context(format!(
+                    "file '{}' of model '{id}', expected with SHA-256 {} and {} bytes, cannot be read",
+                    file.path, file.sha256, file.size
+                )));
+            }
         };
         let (mut hash, mut size) = (Sha256::new(), 0u64);
         while let Some(chunk) = bytes.try_next().await.map_err(|e| store_error("read", &path, &e))? {
             size += chunk.len() as u64;
             if size > file.size {
-                return Err(grown(size));
+                return Err(other_size(size));
             }
             hash.update(&chunk);
             out.write_all(&chunk)
@@ -384,6 +406,12 @@ impl Catalog {
                 return;
             }
         };
+        // Where a listed version has no file left, a document was changed: what looks like nobody's may be its.
+        let files = |upload: &str| objects.iter().any(|p| p.prefix_matches(&upload_path(id, upload)));
+        if let Some(upload) = kept.iter().find(|upload| !files(upload)) {
+            tracing::error!("registry: {} is gone; nothing of model '{id}' is swept", upload_path(id, upload));
+            return;
+        }
         for path in objects {
             let parts: Vec<String> = path.parts().skip(2).map(|p| p.as_ref().to_owned()).collect();
             let stale = match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {

@@ -13,6 +13,8 @@ use rustix::fs::{FlockOperation, flock};
 
 /// Format of the folder that this build makes.
 const FORMAT: &str = "1";
+/// Where copies of files lie while hosts open them.
+const OPEN: &str = "open";
 /// Bytes of the format file that are looked at: more than any format has.
 const FORMAT_BYTES_MAX: u64 = 20;
 
@@ -56,7 +58,8 @@ impl DataFolder {
             None => write_format(&path, &format).map_err(|e| failed("write", &format, &e))?,
         }
         // Nobody else is here: whatever is half-written was interrupted.
-        sweep_half_written(&path.join("registry"), 0).map_err(|e| failed("clean", &path.join("registry"), &e))?;
+        sweep_half_written(&path.join("registry"), 0);
+        clear(&path.join(OPEN)).map_err(|e| failed("clear", &path.join(OPEN), &e))?;
         Ok(DataFolder { path, lock })
     }
 
@@ -68,6 +71,11 @@ impl DataFolder {
     /// Where the store's objects lie as files.
     pub fn store_path(&self) -> PathBuf {
         self.path.join("registry")
+    }
+
+    /// Where copies of files may lie while hosts open them.
+    pub fn open_path(&self) -> PathBuf {
+        self.path.join(OPEN)
     }
 
     /// The local object store in it.
@@ -90,8 +98,10 @@ fn read_format(path: &Path) -> std::io::Result<Option<String>> {
     };
     let mut found = Vec::new();
     file.take(FORMAT_BYTES_MAX).read_to_end(&mut found)?;
-    let found = String::from_utf8_lossy(&found).trim().escape_default().to_string();
-    Ok((!found.is_empty()).then_some(found))
+    let text = String::from_utf8_lossy(&found);
+    // Where only a beginning was read, no blank counts for nothing: it is another format, whatever follows.
+    let text = if found.len() as u64 == FORMAT_BYTES_MAX { &text } else { text.trim() };
+    Ok((!text.is_empty()).then(|| text.escape_default().to_string()))
 }
 
 /// Writes the format file whole or not at all, and syncs it with the folders beside it.
@@ -114,20 +124,35 @@ pub(crate) fn is_temporary(name: &str) -> bool {
 
 /// Deletes the temporary files of interrupted uploads, which the local store never lists. No file
 /// of a version has such a name: they are refused as they come in.
-fn sweep_half_written(folder: &Path, depth: usize) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if entry.file_type()?.is_dir() {
-            if depth < DEPTH_MAX {
-                sweep_half_written(&entry.path(), depth + 1)?;
+///
+/// What cannot be cleaned is a matter of its model alone, which says so when it is read.
+fn sweep_half_written(folder: &Path, depth: usize) {
+    let swept = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if entry.file_type()?.is_dir() {
+                if depth < DEPTH_MAX {
+                    sweep_half_written(&entry.path(), depth + 1);
+                }
+            } else if is_temporary(&name) {
+                std::fs::remove_file(entry.path())?;
             }
-        } else if is_temporary(&name) {
-            std::fs::remove_file(entry.path())?;
         }
+        Ok(())
+    };
+    if let Err(e) = swept() {
+        tracing::warn!("cannot clean {}: {e}", folder.display());
     }
-    Ok(())
+}
+
+/// Removes copies that a node left which did not end by itself.
+fn clear(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 fn lock(folder: &Path) -> Result<File> {
@@ -194,5 +219,13 @@ mod tests {
         drop(DataFolder::open(dir.path()).unwrap());
         std::fs::write(dir.path().join("format"), "2\n").unwrap();
         assert!(DataFolder::open(dir.path()).unwrap_err().message().contains("has format '2'"));
+        // What follows blanks that fill all that is read is not seen, and so not taken for an empty file or for 1.
+        for beginning in ["", "1"] {
+            let format = format!("{beginning:<20}2");
+            std::fs::write(dir.path().join("format"), &format).unwrap();
+            let e = DataFolder::open(dir.path()).unwrap_err();
+            assert!(e.message().contains(&format!("has format '{beginning}")), "{e}");
+            assert_eq!(std::fs::read_to_string(dir.path().join("format")).unwrap(), format, "left as it is");
+        }
     }
 }

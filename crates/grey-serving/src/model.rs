@@ -34,7 +34,7 @@ use crate::{
     permits::PermitPool,
     profile::RowsVerdict,
     proving::{Cut, Prover, Subject},
-    quarantine::{QUARANTINE, Quarantine},
+    quarantine::{QUARANTINE, Quarantine, Standing},
     queue::{Admission, Queue, expired},
     stats::{RunTimes, Stats},
     work::{self, Culprit, Ran, RunFailed, Unsettled, Work},
@@ -185,7 +185,8 @@ impl Model {
         if let Some(outage) = self.outage.lock().clone() {
             return Err(outage);
         }
-        if !self.quarantine.lock().spares(clock::now(), &request.tenant) {
+        let standing = self.quarantine.lock().standing(clock::now(), &request.tenant);
+        if standing != Standing::Good {
             // Boxed, so that requests of other tenants do not carry its state.
             Box::pin(self.check_quarantine(&request)).await?;
         }
@@ -216,7 +217,10 @@ impl Model {
         };
         let (reply, answer) = oneshot::channel();
         let accepted = clock::now();
-        let (proof, company) = ordered.map_or((None, Company::Any), |(order, company)| (Some(order), company));
+        let (proof, mut company) = ordered.map_or((None, Company::Any), |(order, company)| (Some(order), company));
+        if standing == Standing::Alone && company == Company::Any {
+            company = Company::Nobody;
+        }
         let to_hash = proof.as_ref().map(|order| order.inputs.clone());
         let (tenant, deadline) = (request.tenant.clone(), request.deadline);
         let admission = Admission { inputs: inputs.into(), returned, tenant, deadline, company, proof };
@@ -255,12 +259,12 @@ impl Model {
 
     /// Puts the inputs of culprits into quarantine, and then tells them.
     async fn blame(&self, culprits: Vec<Culprit>) {
-        for Culprit { reply, tenant, inputs, error } in culprits {
+        for Culprit { reply, tenant, inputs, error, ended_host } in culprits {
             let told = format!("{}; these inputs are not run again for {} s", error.message(), QUARANTINE.as_secs());
             let error = Error::new(error.kind(), told);
             tracing::warn!(model = %self.id, version = %self.version, tenant = tenant.as_str(), "quarantined: {error}");
             match hash_off(&inputs, None).await {
-                Ok(hash) => self.quarantine.lock().put(clock::now(), tenant, hash, error.clone()),
+                Ok(hash) => self.quarantine.lock().put(clock::now(), tenant, hash, error.clone(), ended_host),
                 Err(e) => tracing::error!("not quarantined: {e}"),
             }
             self.metrics.quarantined.inc();
@@ -444,17 +448,17 @@ impl Model {
         restart: bool,
     ) -> Option<Opened> {
         let mut wants = 0u32;
+        let mut why: Option<Error> = None;
         loop {
             let wait = match policy.next(clock::now()) {
                 Decision::StartAfter(wait) => wait,
                 Decision::Open { retry_after, deaths } => {
-                    self.break_circuit(
-                        format!(
-                            "its engine hosts died {deaths} times in a row; the next start is tried in {} s",
-                            retry_after.as_secs().max(1)
-                        ),
-                        retry_after,
-                    );
+                    let what = match &why {
+                        Some(e) => format!("its engine host does not start: {e}"),
+                        None => format!("its engine hosts died {deaths} times in a row"),
+                    };
+                    let again = retry_after.as_secs().max(1);
+                    self.break_circuit(format!("{what}; the next start is tried in {again} s"), retry_after);
                     retry_after
                 }
             };
@@ -479,6 +483,7 @@ impl Model {
                     tracing::error!(model = %self.id, version = %self.version, "engine host did not start: {e}");
                     if e.kind() != ErrorKind::Unavailable {
                         policy.died(clock::now(), Life::NeverReady);
+                        why = Some(e);
                         continue;
                     }
                     // The node is short of something: that says nothing of the model, but callers must

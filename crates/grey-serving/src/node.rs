@@ -145,7 +145,13 @@ impl Node {
     pub async fn start(config: ServingConfig, data: DataFolder, engines: Engines) -> Result<Node> {
         let catalog = Catalog::open(data.store()?, unix_seconds).await?;
         let memory_bytes = Machine::read().memory_bytes;
-        let opener = Opener { catalog: catalog.clone(), store_path: data.store_path(), engines, memory_bytes };
+        let opener = Opener {
+            catalog: catalog.clone(),
+            open_path: data.open_path(),
+            opened: AtomicU64::new(0),
+            engines,
+            memory_bytes,
+        };
         let loads = Semaphore::new(config.cores.max(1) as usize);
         let metrics = Metrics::new();
         let (prover, identity) = identity::open(&config, data.path(), &metrics)?;

@@ -1,6 +1,15 @@
 //! Opening a version in a host: verified bytes in, a running host with its signature out.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::{DirBuilder, File},
+    os::unix::fs::DirBuilderExt as _,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::FutureExt as _;
 use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version, VersionChoice};
@@ -47,8 +56,10 @@ impl Opened {
 /// Opens versions.
 pub(crate) struct Opener {
     pub(crate) catalog: Catalog,
-    /// Where the catalog's objects lie as files, for versions of several files.
-    pub(crate) store_path: PathBuf,
+    /// Where the files of a version of several lie while a host opens them.
+    pub(crate) open_path: PathBuf,
+    /// How many such there have been: their names.
+    pub(crate) opened: AtomicU64,
     pub(crate) engines: Engines,
     /// The machine's memory, if it can be told.
     pub(crate) memory_bytes: Option<u64>,
@@ -67,6 +78,7 @@ impl Opener {
             Artifact::File(_) => None,
             Artifact::Folder { path, .. } => Some(path.clone()),
         };
+        let _copies = folder.clone().map(Copies);
         let host = self.engines.launch(kind, folder).await?;
         let loaded = match host.load(artifact, LoadOptions { threads, deterministic: proofs }).await {
             Ok(l) => l,
@@ -99,8 +111,11 @@ impl Opener {
     ) -> Result<Opened> {
         let wanted = ModelRef { id: id.clone(), version: VersionChoice::Exact(version.clone()) };
         let manifest = self.catalog.resolve(&wanted).await?;
-        let artifact = self.artifact(id, &manifest.upload, &manifest.files).await?;
-        self.open(Engines::by_name(&manifest.engine)?, artifact, threads, proofs).await
+        let artifact = self.artifact(id, &manifest.upload, &manifest.files).await;
+        let artifact = artifact.map_err(|e| e.context(format_args!("version '{version}'")))?;
+        let engine = Engines::by_name(&manifest.engine);
+        let engine = engine.map_err(|e| e.context(format_args!("model '{id}' version '{version}'")))?;
+        self.open(engine, artifact, threads, proofs).await
     }
 
     /// The verified files of a version, in the form in which hosts get them.
@@ -117,12 +132,37 @@ impl Opener {
             self.catalog.fetch(id, upload, file, &mut sealed).await?;
             return Ok(Artifact::File(sealed.seal().map_err(|e| sealing(&e))?));
         }
-        for file in files {
-            self.catalog.fetch(id, upload, file, &mut std::io::sink()).await?;
-        }
+        // Copies that nobody else knows, hashed as they are made: the runtime maps such files by name, so
+        // bytes that change in the registry afterwards would change the answers.
         let main = Engines::main_file(files)?;
-        let path = self.store_path.join(Catalog::folder(id, upload).as_ref());
-        Ok(Artifact::Folder { path, main: main.path.as_str().to_owned() })
+        let copies = Copies(self.open_path.join(self.opened.fetch_add(1, Ordering::Relaxed).to_string()));
+        for file in files {
+            let path = copies.0.join(file.path.as_str());
+            let made = path.parent().map_or(Ok(()), |p| DirBuilder::new().recursive(true).mode(0o700).create(p));
+            let mut out = made.and_then(|()| File::create_new(&path)).map_err(|e| sealing(&e))?;
+            self.catalog.fetch(id, upload, file, &mut out).await?;
+        }
+        Ok(Artifact::Folder { path: copies.keep(), main: main.path.as_str().to_owned() })
+    }
+}
+
+/// A folder that goes when this does: what has its files open or mapped keeps them.
+struct Copies(PathBuf);
+
+impl Copies {
+    /// For whoever opens the files, and removes the folder then.
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty()
+            && let Err(e) = std::fs::remove_dir_all(&self.0)
+        {
+            tracing::warn!("cannot remove {}: {e}", self.0.display());
+        }
     }
 }
 

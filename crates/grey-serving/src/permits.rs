@@ -13,6 +13,11 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 
+/// How far a model that asks may lie behind those that run, in processor time. More would be credit for
+/// time in which it had nothing to do; none at all would put a model that needs little behind all others
+/// that wait.
+const LAG_MAX: Duration = Duration::from_millis(20);
+
 /// Who gets permits: pure, the pool below is its shell.
 #[derive(Debug)]
 pub struct Permits {
@@ -20,6 +25,8 @@ pub struct Permits {
     free: u32,
     /// Processor time used, per model that is known.
     used: FxHashMap<u64, Duration>,
+    /// The most that a model had used when it was given its permits: never falls.
+    level: Duration,
     /// In order of arrival.
     waiting: Vec<Waiting>,
     next: u64,
@@ -36,15 +43,17 @@ impl Permits {
     /// `total` permits, at least one.
     pub fn new(total: u32) -> Self {
         let total = total.max(1);
-        Permits { total, free: total, used: FxHashMap::default(), waiting: Vec::new(), next: 0 }
+        Permits { total, free: total, used: FxHashMap::default(), level: Duration::ZERO, waiting: Vec::new(), next: 0 }
     }
 
     /// Queues a run of `model` on `threads` threads (at most all permits) and names it.
     pub fn ask(&mut self, model: u64, threads: u32) -> u64 {
-        // A model that comes new starts level with the least of those that wait or have run: it
-        // neither overtakes for as long as others have run before, nor pays for time it had not.
-        let least = self.used.values().min().copied().unwrap_or_default();
-        self.used.entry(model).or_insert(least);
+        // Whoever had nothing to do meanwhile, new ones among them, starts close to those that run: it
+        // neither overtakes for as long as others have run before, nor do they pay for time that
+        // nobody else wanted.
+        let least = self.level.saturating_sub(LAG_MAX);
+        let used = self.used.entry(model).or_insert(least);
+        *used = (*used).max(least);
         let id = self.next;
         self.next += 1;
         self.waiting.push(Waiting { id, model, permits: threads.clamp(1, self.total) });
@@ -60,6 +69,7 @@ impl Permits {
             return None;
         }
         self.free -= next.permits;
+        self.level = self.level.max(self.used.get(&next.model).copied().unwrap_or_default());
         self.waiting.retain(|w| w.id != next.id);
         Some((next.id, next.permits))
     }
@@ -213,6 +223,33 @@ mod tests {
         assert_eq!(p.grant(), None, "one permit is free, and kept for the wide run");
         p.release(1, 1, MS);
         assert_eq!(p.grant(), Some((wide, 2)), "more threads than permits means all permits");
+    }
+
+    /// A model that was busy while the others were idle is not made to wait for it.
+    #[test]
+    fn time_that_nobody_else_wanted_is_not_held_against_a_model() {
+        let mut p = Permits::new(1);
+        let idle = p.ask(2, 1);
+        assert_eq!(p.grant(), Some((idle, 1)));
+        p.release(2, 1, MS);
+        for _ in 0..10_000 {
+            let id = p.ask(1, 1);
+            assert_eq!(p.grant(), Some((id, 1)));
+            p.release(1, 1, MS);
+        }
+        // Both want to run all the time from now on.
+        let (mut busy, mut back, mut runs) = (p.ask(1, 1), p.ask(2, 1), [0, 0]);
+        for _ in 0..1000 {
+            let (id, _) = p.grant().unwrap();
+            if id == busy {
+                p.release(1, 1, MS);
+                (busy, runs[0]) = (p.ask(1, 1), runs[0] + 1);
+            } else {
+                p.release(2, 1, MS);
+                (back, runs[1]) = (p.ask(2, 1), runs[1] + 1);
+            }
+        }
+        assert!(busy != back && runs[0] >= 480, "{runs:?}");
     }
 
     proptest! {

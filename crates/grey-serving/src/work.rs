@@ -118,6 +118,8 @@ pub(crate) struct Culprit {
     pub(crate) tenant: Tenant,
     pub(crate) inputs: Arc<[Tensor]>,
     pub(crate) error: Error,
+    /// Whether its host ended.
+    pub(crate) ended_host: bool,
 }
 
 /// What is left to do for the requests of a run.
@@ -162,7 +164,9 @@ pub(crate) fn answer(
                 left.unproven.push(Unproven { reply: p.reply, answer, order, segments, engines });
             }
             (Err(error), _) if end == (End::Failed { harmful: true }) => {
-                left.culprits.push(Culprit { reply: p.reply, tenant: p.tenant, inputs: p.inputs, error });
+                let ended_host =
+                    result.as_ref().err().is_some_and(|f| matches!(f.how, RunResult::TimedOut | RunResult::Died));
+                left.culprits.push(Culprit { reply: p.reply, tenant: p.tenant, inputs: p.inputs, error, ended_host });
             }
             // The receiver is gone when the caller went away in this moment; then nobody waits.
             (answer, _) => drop(p.reply.send(answer)),

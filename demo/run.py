@@ -75,8 +75,9 @@ def write_onnx(classifier: MLPClassifier, path: Path) -> None:
 class Node:
     """A ``grey serve`` on a free port, ended by its own pid."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *flags: str) -> None:
         command = [sys.executable, "-m", "grey", "serve", "--http", "127.0.0.1:0", "--data", str(data), "--json"]
+        command += flags
         log = (WORK / "node.log").open("wb")
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None

@@ -26,7 +26,7 @@ enum Command {
     Echo,
     /// Microseconds of a run in an engine host, against the runtime's own time.
     Hop(HopArgs),
-    /// One part of a request's way, so often: for callgrind.
+    /// One part of a request's way, so often: for callgrind, and for a watch.
     Stage(StageArgs),
     /// Not for people: becomes the host that `hop` starts.
     #[command(hide = true)]

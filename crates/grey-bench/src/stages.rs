@@ -102,9 +102,9 @@ fn batch(times: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Does a stage so often; says how often an operation was done.
+/// Does a stage so often; says how often an operation was done, and how long all took, starting included.
 pub(crate) fn run(args: &StageArgs) -> io::Result<Value> {
-    let times = args.times;
+    let (times, begin) = (args.times, now());
     match args.stage {
         Stage::DecodeJson => {
             let data: Vec<f32> = (0..FLOATS).map(|i| i as f32 / 3.0).collect();
@@ -134,5 +134,5 @@ pub(crate) fn run(args: &StageArgs) -> io::Result<Value> {
         }
         Stage::HostRoundTrip => hop::round_trips(args, times)?,
     }
-    Ok(json!({ "times": times }))
+    Ok(json!({ "times": times, "seconds": (now() - begin).as_secs_f64() }))
 }

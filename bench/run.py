@@ -43,6 +43,9 @@ FLOODING = 64
 BACKGROUND_SECONDS = 600.0
 # Models beside the tiny one, each asked over one connection; the k-th takes k times as long as the first.
 OTHERS = 19
+# Requests of a client that wants less than its share: below it, others' runs are all that it waits for.
+QUIET_SECONDS = 5.0
+QUIET_PAUSE = 0.005
 
 
 class Bench:
@@ -75,8 +78,10 @@ class Bench:
             load.kill()
             load.wait()
 
-    def load(self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str) -> Any:
-        command = self.command(address, path, body, connections, seconds, *headers)
+    def load(
+        self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str, pause: float = 0
+    ) -> Any:
+        command = [*self.command(address, path, body, connections, seconds, *headers), "--pause", str(pause)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(done.stderr)
@@ -85,10 +90,10 @@ class Bench:
         self.load_share.append(report["own_cpu_seconds"] / (seconds * 1.2) / (os.cpu_count() or 1))
         return report
 
-    def p99(self, address: str, path: str, body: Path, connections: int, seconds: float, *headers: str) -> float:
-        """Where nothing at all was answered, the time for which that was so."""
-        found = self.load(address, path, body, connections, seconds, *headers)
-        return float(found["p99_seconds"] if found["requests"] else seconds)
+    def quiet(self, address: str, path: str, body: Path, *headers: str) -> float:
+        """The p99 of a client that wants little; where nothing at all was answered, the time for which that was so."""
+        found = self.load(address, path, body, 1, QUIET_SECONDS, *headers, pause=QUIET_PAUSE)
+        return float(found["p99_seconds"] if found["requests"] else QUIET_SECONDS)
 
     def own(self, *arguments: str) -> Any:
         return json.loads(subprocess.run([self.program, *arguments], capture_output=True, text=True, check=True).stdout)
@@ -255,14 +260,14 @@ class Runs:
 def fairness(bench: Bench, node: demo.Node, request: Request, text: Request) -> None:
     demo.step("a tenant with one connection, beside one that floods the same model over 64")
     serve(node, "medium", models.encoder(layers=2, width=128, heads=4).SerializeToString())
-    for model, body, seconds in (("tiny", request, TINY_SECONDS), ("medium", text, ENCODER_SECONDS)):
+    for model, body in (("tiny", request), ("medium", text)):
         address = (urlsplit(node.url).netloc, f"/v2/models/{model}/infer", body.body)
-        quiet = (*address, 1, seconds, body.header, "Grey-Tenant: quiet")
+        quiet = (*address, body.header, "Grey-Tenant: quiet")
         loud = (*address, FLOODING, BACKGROUND_SECONDS, body.header, "Grey-Tenant: loud")
         runs: list[float] = []
 
         def alone(quiet: Any = quiet) -> float:
-            return bench.p99(*quiet)
+            return bench.quiet(*quiet)
 
         def beside(quiet: Any = quiet, loud: Any = loud, model: str = model, runs: list[float] = runs) -> float:
             with bench.background(*loud):
@@ -297,12 +302,12 @@ def many(bench: Bench, node: demo.Node, request: Request) -> None:
     for k, name in enumerate(names, 1):
         serve(node, name, products(k))
     at = urlsplit(node.url).netloc
-    quiet = (at, "/v2/models/tiny/infer", request.body, 1, TINY_SECONDS, request.header)
+    quiet = (at, "/v2/models/tiny/infer", request.body, request.header)
     longest: list[float] = []
     own: list[float] = []
 
     def alone() -> float:
-        return bench.p99(*quiet)
+        return bench.quiet(*quiet)
 
     def among() -> float:
         with ExitStack() as others:

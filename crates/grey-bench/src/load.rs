@@ -1,4 +1,4 @@
-//! Closed-loop load: each connection sends its next request when the last one is answered.
+//! Closed-loop load: each connection sends its next request when the last one is answered, or some time later.
 
 use std::{
     io,
@@ -39,9 +39,10 @@ pub(crate) fn run(args: &LoadArgs) -> io::Result<Value> {
     runtime.block_on(async {
         let begin = now() + Duration::from_secs_f64(args.seconds / 5.0);
         let end = begin + Duration::from_secs_f64(args.seconds);
+        let pause = Duration::from_secs_f64(args.pause);
         let clients = (0..args.connections).map(|_| {
             let (request, address) = (request.clone(), args.address.clone());
-            tokio::spawn(async move { client(&address, &request, begin, end).await })
+            tokio::spawn(async move { client(&address, &request, pause, begin, end).await })
         });
         let clients: Vec<_> = clients.collect();
         let mut times = Vec::new();
@@ -70,7 +71,13 @@ fn own_cpu_seconds() -> io::Result<f64> {
 }
 
 /// The times of the requests that ended between `begin` and `end`.
-async fn client(address: &str, request: &[u8], begin: Instant, end: Instant) -> io::Result<Vec<Duration>> {
+async fn client(
+    address: &str,
+    request: &[u8],
+    pause: Duration,
+    begin: Instant,
+    end: Instant,
+) -> io::Result<Vec<Duration>> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (mut times, mut buffer) = (Vec::new(), Vec::with_capacity(HEAD_BYTES_MAX));
@@ -84,6 +91,9 @@ async fn client(address: &str, request: &[u8], begin: Instant, end: Instant) -> 
         }
         if done > begin {
             times.push(done - sent);
+        }
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What `make bench` measures with: a load generator that costs less than what it measures, a bare
-//! server to compare with, and the time that proofs and the hop to a host cost by themselves. Prints JSON; `bench/` compares. Not part of what is shipped;
-//! may use any crate.
+//! server to compare with, and the time that proofs, the hop to a host and the parts of a request's way cost by
+//! themselves. Prints JSON; `bench/` compares. Not part of what is shipped; may use any crate.
 
 mod clock;
 mod echo;
@@ -75,6 +75,9 @@ struct LoadArgs {
     /// Connections, each with one request at a time.
     #[arg(long, default_value_t = 64)]
     connections: usize,
+    /// Seconds between an answer and the connection's next request.
+    #[arg(long, default_value_t = 0.0)]
+    pause: f64,
     /// How long it measures, after a fifth of that to warm up.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,

@@ -2,8 +2,9 @@
 //!
 //! A frame is `u32` payload length, `u16` protocol version, `u16` number of attached descriptors
 //! (all little-endian), then the payload: one message in postcard's encoding. Tensors never travel
-//! here: messages name places in segments. A decoder can only shrink what it was given, refuses
-//! trailing bytes, and a frame is capped, so a hostile peer costs at most one frame of memory.
+//! here: messages name places in segments. A decoder refuses trailing bytes and a frame is capped, so
+//! what a hostile peer costs is bounded: at most some 50 times its frame while that is checked, since an
+//! empty string is 24 bytes in memory and one in a frame, and lists grow by doubling.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

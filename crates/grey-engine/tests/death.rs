@@ -89,6 +89,24 @@ async fn the_run_timeout_ends_a_host_that_spins() {
     assert_eq!(host.exited().await, *exit);
 }
 
+/// What is hashed and what is sent are the node's own bytes, whatever the host does with its memory.
+#[tokio::test]
+async fn outputs_do_not_change_after_the_run() {
+    // Small ones, and such that are copied into memory that is used again.
+    for floats in [100usize, 100_000] {
+        let (host, model) = start(&processes(), "scribble").await;
+        let mut seen = Vec::new();
+        for _ in 0..5 {
+            let out = run(&host, &model, x(&[1, floats as u64], &vec![0.5; floats])).await.unwrap();
+            let data = out.outputs[0].data.clone();
+            seen.push((data.to_vec(), data));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(seen.iter().all(|(then, now)| then == now));
+        assert!(seen.windows(2).any(|w| w[0].0 != w[1].0), "the host did write meanwhile");
+    }
+}
+
 #[tokio::test]
 async fn dropping_the_last_clone_ends_the_process() {
     let (host, _) = start(&processes(), "identity").await;

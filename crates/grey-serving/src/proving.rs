@@ -5,16 +5,23 @@
 //! own bytes, hashed and then sent, never written in between. All proven answers of one run are
 //! signed together: each by itself where they are few, else by one signature over their tree.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use grey_attest::{Random, Session, Sessions, TenantTagKey};
-use grey_core::{AnswerProof, Error, ErrorKind, InferRequest, ModelId, ProofRequest, Result, Signature, Version};
+use grey_core::{
+    AnswerProof, Error, ErrorKind, InferRequest, ModelId, ProofRequest, Result, Signature, Tenant, Version,
+};
 use grey_engine::EngineInfo;
 use grey_proof::{
     CLAIMS_BYTES_MAX, Claims, Class, Exec, Leaf, Measurement, ModelHash, ModelHashScheme, Outcome, Segment,
     SignedBatchRoot, TaskId, TensorScheme, Tree, sign_single,
 };
 use grey_registry::{HashScheme, Manifest, Sha256Hash};
+use parking_lot::RwLock;
 
 use crate::{
     batcher, clock,
@@ -32,6 +39,8 @@ const BATCH_FORM_MIN: usize = 2;
 const CLAIMS_FIXED_BYTES_MAX: usize = 1024;
 /// A segment: three integers and a head.
 const SEGMENT_BYTES_MAX: usize = 1 + 3 * HEAD_BYTES_MAX;
+/// Most tenants whose tags are kept.
+const TAGS_MAX: usize = 1024;
 /// Longest head of a CBOR item.
 const HEAD_BYTES_MAX: usize = 9;
 
@@ -40,6 +49,8 @@ pub(crate) struct Prover {
     sessions: Sessions,
     issuer: String,
     tag_key: TenantTagKey,
+    /// Tags made lately: each is two passes of SHA-256.
+    tags: RwLock<HashMap<Tenant, [u8; 16]>>,
     random: Arc<dyn Random>,
     metrics: ProofMetrics,
 }
@@ -80,7 +91,20 @@ impl Prover {
         random: Arc<dyn Random>,
         metrics: ProofMetrics,
     ) -> Prover {
-        Prover { sessions, issuer, tag_key, random, metrics }
+        Prover { sessions, issuer, tag_key, tags: RwLock::default(), random, metrics }
+    }
+
+    fn tag(&self, tenant: &Tenant) -> [u8; 16] {
+        if let Some(tag) = self.tags.read().get(tenant) {
+            return *tag;
+        }
+        let tag = self.tag_key.tag(tenant.as_str());
+        let mut tags = self.tags.write();
+        if tags.len() == TAGS_MAX {
+            tags.clear();
+        }
+        tags.insert(tenant.clone(), tag);
+        tag
     }
 
     /// The node's sessions.
@@ -110,7 +134,7 @@ impl Prover {
         })?;
         let order = Order {
             nonce: asked.nonce.clone(),
-            tenant_tag: self.tag_key.tag(request.tenant.as_str()),
+            tenant_tag: self.tag(&request.tenant),
             inputs: Arc::new(Inputs::new(request.inputs.clone(), asked.salt)),
             determinism: determinism.clone(),
         };
@@ -125,21 +149,18 @@ impl Prover {
         let most = cut.batcher.bucket(most).max(most);
         let (bucket, rows) = if pieces == 1 { (cut.rows.max(most), cut.rows) } else { (most, most) };
         let largest = batcher::Segment { run: 0, bucket, position: bucket - rows, rows };
-        let segments = vec![largest; pieces as usize];
-        let names = if request.outputs.is_empty() {
-            signature.outputs.iter().map(|s| s.name.clone()).collect()
-        } else {
-            request.outputs.clone()
-        };
+        let all = signature.outputs.iter().map(|s| &s.name);
+        let names = || all.clone().filter(|_| request.outputs.is_empty()).chain(&request.outputs);
         let engine = &subject.engine;
         let texts = [&self.issuer, &engine.engine, &engine.version, &subject.device, &determinism.precision];
-        let texts = texts.into_iter().chain(&determinism.switches).chain(&names).map(|t| t.len() + HEAD_BYTES_MAX);
+        let texts = texts.into_iter().chain(&determinism.switches).chain(names()).map(|t| t.len() + HEAD_BYTES_MAX);
         let ids = subject.id.as_str().len() + subject.version.as_str().len();
-        if CLAIMS_FIXED_BYTES_MAX + ids + texts.sum::<usize>() + segments.len() * SEGMENT_BYTES_MAX <= CLAIMS_BYTES_MAX
-        {
+        let segments_bytes = (pieces as usize).saturating_mul(SEGMENT_BYTES_MAX);
+        if CLAIMS_FIXED_BYTES_MAX + ids + texts.sum::<usize>() + segments_bytes <= CLAIMS_BYTES_MAX {
             // It fits whatever the numbers are; only what comes near the limit is measured.
             return Ok((order, company));
         }
+        let (segments, names) = (vec![largest; pieces as usize], names().cloned().collect());
         let claims = Draft { issuer: &self.issuer, subject, engine, class, order: &order, segments: &segments }
             .claims(
                 Hashes { input: [0; 32], output: [0; 32], names },

@@ -50,6 +50,7 @@ impl Engine for TestEngine {
             "missing",
             "dtype",
             "spin",
+            "scribble",
             "abort",
             "panic",
             "slow load",
@@ -126,6 +127,19 @@ impl Model for Word {
             "spin" => loop {
                 std::hint::spin_loop();
             },
+            // Goes on writing into its output when the run is long done.
+            "scribble" => {
+                let area = outputs.reserve(0, x.dtype, x.shape, x.data.len())?;
+                let (at, len) = (area.start.as_ptr() as usize, x.data.len());
+                std::thread::spawn(move || {
+                    for byte in (0..=u8::MAX).cycle() {
+                        // SAFETY: the area has `len` bytes and is mapped for as long as the host lives: the node
+                        // asks for no other segment while outputs keep their size.
+                        unsafe { std::ptr::write_bytes(at as *mut u8, byte, len) };
+                    }
+                });
+                return Ok(());
+            }
             "abort" => {
                 eprintln!("the test's last words");
                 std::process::abort();

@@ -435,6 +435,19 @@ def with_weights(start: Callable[..., GreyNode], models: Path) -> tuple[GreyNode
     return node, weights, looked_up(1000)[1]
 
 
+def test_a_model_of_several_files_that_no_engine_takes_leaves_no_copies(
+    start: Callable[..., GreyNode], models: Path
+) -> None:
+    node, _, _ = with_weights(start, models)
+    unload(node, "m")
+    edit(manifest(node, "m"), lambda document: document.update(engine="nothing"))
+    assert node.stop() == 0
+    node = start(config=QUICK)
+    for _ in range(3):
+        assert load(node, "m").status >= 400
+    assert not list((node.data / "open").glob("*"))
+
+
 @pytest.mark.parametrize("change", ["same size", "shorter", "deleted", "another file", "folder deleted"])
 def test_weights_that_change_while_they_are_served(start: Callable[..., GreyNode], models: Path, change: str) -> None:
     """The runtime maps the files beside a model: what changes in them must not change the answers."""

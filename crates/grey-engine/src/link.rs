@@ -288,6 +288,8 @@ impl Link {
         if wasteful(&self.output, self.output_need) {
             self.output = None;
         }
+        let need = self.output_need;
+        self.spare.retain(|kept| kept <= SEGMENT_KEPT_BYTES || kept / SEGMENT_WASTE_MAX <= need);
     }
 
     /// The input or output segment, made anew if it is too small.

@@ -37,6 +37,11 @@ impl Spare {
         pieces.iter().position(fits).map(|at| pieces.swap_remove(at)).unwrap_or_default()
     }
 
+    /// Gives up pieces of a size that `keep` does not want.
+    pub(crate) fn retain(&self, keep: impl Fn(usize) -> bool) {
+        self.0.lock().retain(|piece| keep(piece.capacity()));
+    }
+
     fn give_back(&self, piece: Vec<u8>) {
         let mut pieces = self.0.lock();
         // The newest fits the outputs of today.

@@ -34,6 +34,13 @@ fn segment_bytes() -> usize {
     maps.lines().filter(|l| l.contains("grey-segment")).filter_map(size).sum()
 }
 
+/// Memory of this process that is no file's, in bytes.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let anonymous = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap();
+    anonymous.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+}
+
 /// Processes whose parent this one is, ended ones included.
 fn children() -> usize {
     let me = std::process::id().to_string();
@@ -63,12 +70,16 @@ async fn descriptors_memory_and_processes_are_given_back() {
     }
     // What one rare run made large does not stay as long as the host lives.
     let (host, model) = start(&launcher(Isolation::Process, test_engine::open), "widen").await;
-    run(&host, &model, x(&[1, 100_000], &[1.0; 100_000])).await.unwrap();
+    let before = resident_bytes();
+    for _ in 0..2 {
+        run(&host, &model, x(&[1, 100_000], &[1.0; 100_000])).await.unwrap();
+    }
     let large = segment_bytes();
     assert!(large > 100_000 * 4 * 64, "{large}");
     for _ in 0..2 {
         let out = run(&host, &model, x(&[1, 1], &[2.0])).await.unwrap();
         assert_eq!(out.outputs[0].data.len(), 256);
     }
+    assert!(resident_bytes() < before + 16 * 1024 * 1024, "{} after {before} bytes", resident_bytes());
     assert!(segment_bytes() < large / 8, "{} of {large} bytes", segment_bytes());
 }

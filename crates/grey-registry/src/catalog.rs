@@ -85,6 +85,13 @@ fn file_path(id: &ModelId, upload: &str, file: &FilePath) -> Result<StorePath> {
     StorePath::parse(&path).map_err(|e| Error::invalid(format!("no store keeps a file named '{file}': {e}")))
 }
 
+/// Whether an error says that the node is short of something, which may pass: no fault of what it holds.
+pub fn is_want(e: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
+    // EMFILE and ENFILE have no kind of their own.
+    matches!(e.kind(), OutOfMemory | QuotaExceeded | StorageFull) || matches!(e.raw_os_error(), Some(23 | 24))
+}
+
 fn store_error(what: &str, path: &StorePath, e: &object_store::Error) -> Error {
     // The whole chain: "builder error" alone helps nobody.
     let mut text = e.to_string();
@@ -209,11 +216,13 @@ impl Catalog {
             Ok(meta) if meta.size > file.size || (meta.size == 0 && file.size > 0) => {
                 return Err(other_size(meta.size));
             }
-            Ok(_) => self.0.store.get(&path).await,
+            Ok(meta) if meta.size == 0 => Ok(None),
+            Ok(_) => self.0.store.get(&path).await.map(Some),
             Err(e) => Err(e),
         };
         let mut bytes = match found {
-            Ok(r) => r.into_stream(),
+            Ok(None) => futures_util::stream::empty().boxed(),
+            Ok(Some(r)) => r.into_stream(),
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(Error::new(
                     ErrorKind::LoadFailed,
@@ -238,8 +247,10 @@ impl Catalog {
                 return Err(other_size(size));
             }
             hash.update(&chunk);
-            out.write_all(&chunk)
-                .map_err(|e| Error::internal(format!("cannot hold file '{}' of model '{id}': {e}", file.path)))?;
+            out.write_all(&chunk).map_err(|e| {
+                let kind = if is_want(&e) { ErrorKind::Unavailable } else { ErrorKind::Internal };
+                Error::new(kind, format!("cannot hold file '{}' of model '{id}': {e}", file.path))
+            })?;
         }
         let found = Sha256Hash(hash.finalize().into());
         if (found, size) != (file.sha256, file.size) {

@@ -9,7 +9,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -26,9 +26,13 @@ use tokio::{
 
 /// How often all connections are looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// Looks in a row that find a connection without a request and without movement before it is cut:
-/// a minute for the head of a request, and between requests.
-const LOOKS_MAX: u32 = 4;
+/// Looks in a row that find a connection without a request and without movement before it is cut: a
+/// minute and up to [`LOOK_EVERY`] more, for the head of a request and between requests.
+const LOOKS_MAX: u32 = 5;
+/// The same while an answer waits for its client to take some of it. The system tells only of large pieces
+/// (a third of what it buffers for a connection, megabytes), so that a client that reads steadily seems to
+/// stand still for minutes: ten.
+const LOOKS_BLOCKED_MAX: u32 = 41;
 /// Entries of connections that may have ended before those are looked for.
 const ENTRIES_MIN: usize = 256;
 
@@ -51,6 +55,8 @@ struct Seen {
     answered: u64,
     /// Bytes that the client took.
     written: u64,
+    /// Whether bytes wait for it to take more.
+    blocked: bool,
 }
 
 /// How long nothing has come of a connection: pure, with a look as its unit of time.
@@ -66,7 +72,7 @@ impl Patience {
         let moves = now != self.last || now.heads != now.answered;
         self.last = now;
         self.looks = if moves { 0 } else { self.looks + 1 };
-        self.looks >= LOOKS_MAX
+        self.looks >= if now.blocked { LOOKS_BLOCKED_MAX } else { LOOKS_MAX }
     }
 }
 
@@ -76,6 +82,7 @@ pub(crate) struct Life {
     heads: AtomicU64,
     answered: AtomicU64,
     written: AtomicU64,
+    blocked: AtomicBool,
     /// 0 until a word is said, then 1 for [`Word::Finish`] or 2 for [`Word::Cut`].
     word: AtomicU8,
     listener: Notify,
@@ -86,7 +93,14 @@ impl Life {
         // A request that is answered between the two loads shows as one that is under way.
         let answered = self.answered.load(Ordering::Acquire);
         let (heads, written) = (self.heads.load(Ordering::Relaxed), self.written.load(Ordering::Relaxed));
-        Seen { heads, answered, written }
+        Seen { heads, answered, written, blocked: self.blocked.load(Ordering::Relaxed) }
+    }
+
+    /// Whether a request came after all when the connection was about to be cut: then it is not.
+    pub(crate) fn goes_on(&self) -> bool {
+        let seen = self.seen();
+        // The word may have become another meanwhile, which stands.
+        seen.heads != seen.answered && self.word.compare_exchange(2, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     fn say(&self, word: Word) {
@@ -102,8 +116,7 @@ impl Life {
         }
     }
 
-    /// What `work` comes to, or the word if that comes first. To be awaited by one task from its
-    /// beginning to its end.
+    /// What `work` comes to, or the word if that comes first. To be awaited by one task.
     pub(crate) async fn until_told<T>(&self, mut work: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Result<T, Word> {
         // Made before the first look: a word said between the two reaches it.
         let mut told = pin!(self.listener.notified());
@@ -231,6 +244,9 @@ impl Watched {
         if let Poll::Ready(Ok(n)) = written {
             self.life.written.fetch_add(n as u64, Ordering::Relaxed);
         }
+        if self.life.blocked.load(Ordering::Relaxed) != written.is_pending() {
+            self.life.blocked.store(written.is_pending(), Ordering::Relaxed);
+        }
         written
     }
 }
@@ -275,17 +291,19 @@ mod tests {
 
     #[test]
     fn only_connections_without_request_and_movement_are_lost() {
-        let seen = |heads, answered, written| Seen { heads, answered, written };
+        let seen = |heads, answered, written| Seen { heads, answered, written, blocked: false };
         let looks = |all: &[Seen]| {
             let mut patience = Patience::default();
             all.iter().map(|s| patience.look(*s)).collect::<Vec<_>>()
         };
-        assert_eq!(looks(&[seen(0, 0, 0); 4]), [false, false, false, true], "no head ever came");
+        assert_eq!(looks(&[seen(0, 0, 0); 5]), [false, false, false, false, true], "no head ever came");
         assert_eq!(looks(&[seen(1, 0, 0); 9]), [false; 9], "its request runs");
         let mut slow: Vec<Seen> = (1..9).map(|n| seen(1, 1, n)).collect();
         assert_eq!(looks(&slow), [false; 8], "the client takes its answer slowly");
-        slow.extend([seen(1, 1, 8); 4]);
-        assert_eq!(looks(&slow).iter().position(|lost| *lost), Some(11), "and then nothing");
+        slow.extend([seen(1, 1, 8); 5]);
+        assert_eq!(looks(&slow).iter().position(|lost| *lost), Some(12), "and then nothing");
+        let full = [Seen { blocked: true, ..seen(1, 1, 9) }; 60];
+        assert_eq!(looks(&full).iter().position(|lost| *lost), Some(41), "it seems to take nothing");
     }
 
     #[tokio::test]
@@ -301,6 +319,19 @@ mod tests {
         assert_eq!(listening.await.unwrap(), Err(Word::Finish));
         assert_eq!(late.until_told(|_| Poll::<()>::Pending).await, Err(Word::Finish));
         assert_eq!(late.until_told(|_| Poll::Ready(7)).await, Ok(7), "what is done is done");
+    }
+
+    #[tokio::test]
+    async fn a_request_that_just_came_is_not_cut() {
+        let life = Lives::default().begin();
+        life.say(Word::Cut);
+        assert_eq!(life.until_told(|_| Poll::<()>::Pending).await, Err(Word::Cut));
+        assert!(!life.goes_on(), "no request came");
+        life.heads.fetch_add(1, Ordering::Relaxed);
+        assert!(life.goes_on());
+        assert_eq!(life.until_told(|_| Poll::Ready(7)).await, Ok(7));
+        life.say(Word::Finish);
+        assert!(!life.goes_on(), "the end of the server is no mistake");
     }
 
     #[test]

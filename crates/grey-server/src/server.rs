@@ -19,6 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
+    time::MissedTickBehavior,
 };
 
 use crate::{
@@ -133,6 +134,8 @@ where
 {
     let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let (mut lives, mut looks) = (Lives::default(), tokio::time::interval(LOOK_EVERY));
+    // A process that was stopped must not look several times at what had no time to move.
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = JoinSet::new();
     tokio::pin!(until);
     loop {
@@ -179,15 +182,18 @@ async fn connection(stream: TcpStream, service: impl Serve, life: Arc<Life>, _sl
     let connection = http1::Builder::new()
         .serve_connection(TokioIo::new(Watched::new(stream, life.clone())), Counting::new(service, life.clone()));
     let mut connection = pin!(connection);
-    let ended = match life.until_told(|cx| connection.as_mut().poll(cx)).await {
-        Ok(ended) => ended,
-        Err(Word::Finish) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-        Err(Word::Cut) => {
-            tracing::debug!("connection cut: no request came");
-            return;
+    let ended = loop {
+        match life.until_told(|cx| connection.as_mut().poll(cx)).await {
+            Ok(ended) => break ended,
+            Err(Word::Finish) => {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            }
+            Err(Word::Cut) if life.goes_on() => {}
+            Err(Word::Cut) => {
+                tracing::debug!("connection cut: no request came, or its answer was not taken");
+                return;
+            }
         }
     };
     if let Err(e) = ended {

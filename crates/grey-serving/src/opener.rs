@@ -16,7 +16,7 @@ use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSp
 use grey_engine::{
     Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
 };
-use grey_registry::{Catalog, ModelFile};
+use grey_registry::{Catalog, ModelFile, is_want};
 
 use crate::{
     config::{THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME},
@@ -111,10 +111,11 @@ impl Opener {
     ) -> Result<Opened> {
         let wanted = ModelRef { id: id.clone(), version: VersionChoice::Exact(version.clone()) };
         let manifest = self.catalog.resolve(&wanted).await?;
-        let artifact = self.artifact(id, &manifest.upload, &manifest.files).await;
-        let artifact = artifact.map_err(|e| e.context(format_args!("version '{version}'")))?;
         let engine = Engines::by_name(&manifest.engine);
         let engine = engine.map_err(|e| e.context(format_args!("model '{id}' version '{version}'")))?;
+        // Last: a folder is removed by who opens it.
+        let artifact = self.artifact(id, &manifest.upload, &manifest.files).await;
+        let artifact = artifact.map_err(|e| e.context(format_args!("version '{version}'")))?;
         self.open(engine, artifact, threads, proofs).await
     }
 
@@ -160,6 +161,7 @@ impl Drop for Copies {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty()
             && let Err(e) = std::fs::remove_dir_all(&self.0)
+            && e.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!("cannot remove {}: {e}", self.0.display());
         }
@@ -167,7 +169,8 @@ impl Drop for Copies {
 }
 
 fn sealing(e: &std::io::Error) -> Error {
-    Error::internal(format!("cannot hold the model's file in memory: {e}"))
+    let kind = if is_want(e) { ErrorKind::Unavailable } else { ErrorKind::Internal };
+    Error::new(kind, format!("cannot hold the model's files: {e}"))
 }
 
 /// How the message of a file that is no model begins.

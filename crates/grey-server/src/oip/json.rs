@@ -27,14 +27,14 @@ pub(crate) fn contiguous(data: &Payload, budget: &mut Budget<'_>) -> Result<Byte
 }
 
 /// Looks at `text` before it is parsed: refuses what is nested too deep, and returns how many bytes
-/// parsing may hold at once for a text with escapes (the parser's own buffer and the copy from it).
+/// parsing may hold at once for texts with escapes (a copy of each, and the parser's own buffer).
 pub(crate) fn survey(text: &str) -> std::result::Result<usize, String> {
     let bytes = text.as_bytes();
     // Too short to be nested deeper and closed again.
     if bytes.len() <= 2 * DEPTH_MAX && !bytes.contains(&b'\\') {
         return Ok(0);
     }
-    let (mut at, mut depth, mut escaped_max) = (0usize, 0usize, 0usize);
+    let (mut at, mut depth, mut escaped_max, mut escaped_all) = (0usize, 0usize, 0usize, 0usize);
     while let Some(b) = bytes.get(at) {
         at += 1;
         match b {
@@ -57,12 +57,13 @@ pub(crate) fn survey(text: &str) -> std::result::Result<usize, String> {
                 }
                 if escaped {
                     escaped_max = escaped_max.max(at - start);
+                    escaped_all = escaped_all.saturating_add(at - start);
                 }
             }
             _ => {}
         }
     }
-    Ok(escaped_max.saturating_mul(2))
+    Ok(escaped_all.saturating_add(escaped_max))
 }
 
 /// What is read from an object alone: serde would also take an array for a struct's fields.
@@ -78,11 +79,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
                 f.write_str("an object")
             }
 
+            fn visit_str<E: serde::de::Error>(self, _: &str) -> std::result::Result<Self::Value, E> {
+                Err(text_instead(&self))
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Self::Value, A::Error> {
                 T::deserialize(MapAccessDeserializer::new(map)).map(Object)
             }
         }
-        d.deserialize_map(Fields(PhantomData))
+        d.deserialize_any(Fields(PhantomData))
     }
 }
 
@@ -377,6 +382,7 @@ mod tests {
         assert_eq!(survey(&"[]".repeat(1000)), Ok(0));
         assert_eq!(survey(&format!("\"{}\"", "[".repeat(1000))), Ok(0), "not in a text");
         assert_eq!(survey(r#"["a\"[", "long but plain", 1]"#), Ok(10));
+        assert_eq!(survey(r#"["\n","\n\n"]"#), Ok(3 + 5 + 5));
         for cut in [r#""\"#, r#""\u"#, "\""] {
             assert!(survey(cut).is_ok(), "{cut}");
         }
@@ -395,6 +401,8 @@ mod tests {
         assert!(e.starts_with("text, expected a list of things at line 1"), "{e}");
         let e = serde_json::from_str::<List<Whole, Few>>(&format!("[1,{long}]")).map(|_| ()).map_err(says).unwrap_err();
         assert!(e.starts_with("text, expected an integer of 64 bits"), "{e}");
+        let e = serde_json::from_str::<Object<Given>>(&long).map(|_| ()).map_err(says).unwrap_err();
+        assert!(e.starts_with("text, expected an object at line 1"), "{e}");
         let e = serde_json::from_str::<Given>(&long).map(|_| ()).map_err(says).unwrap_err();
         assert!(e.starts_with("text, expected an object of parameters"), "{e}");
         let e = serde_json::from_str::<List<Whole, Few>>("[1,2,3]").map(|_| ()).map_err(says).unwrap_err();

@@ -181,6 +181,14 @@ fn bad_requests_are_refused_with_reasons() {
         (input(json!({})).replace("[1,2]", "[1,-Infinity]"), "send such values as binary data"),
         (r#"{"inputs":{"a":1}}"#.into(), "invalid type: map, expected a list of inputs"),
         (json!({"inputs": "y".repeat(5000)}).to_string(), "text, expected a list of inputs at line 1"),
+        (
+            json!({"inputs": ["y".repeat(5000)]}).to_string(),
+            "inputs[0] is not a valid inference request in JSON: expected",
+        ),
+        (
+            json!({"inputs": [], "outputs": ["y".repeat(5000)]}).to_string(),
+            "outputs[0] is not a valid inference request",
+        ),
         (json!({"inputs": vec![1; 1025]}).to_string(), "more than 1024 inputs at line 1 column"),
         (json!({"inputs": [], "outputs": vec![1; 1025]}).to_string(), "more than 1024 outputs at line 1 column"),
         (

@@ -125,6 +125,34 @@ async fn connections_are_bounded_and_running_requests_finish() {
     task.await.unwrap();
 }
 
+/// Time goes on by itself here whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn connections_of_which_nothing_comes_are_cut_and_others_not() {
+    let router = Router::new().route(
+        "/slow",
+        get(|| async {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            "done"
+        }),
+    );
+    let (address, _stop, _task) = start(router, 10).await;
+    let slow = tokio::spawn(async move { answer(address, &head("GET", "/slow")).await });
+    for begun in ["", "GET /slow HTTP/1.1\r\nhost: loc"] {
+        let before = tokio::time::Instant::now();
+        let mut text = String::new();
+        let mut stream = send(address, begun).await;
+        tokio::time::timeout(Duration::from_secs(300), stream.read_to_string(&mut text)).await.unwrap().unwrap();
+        let waited = before.elapsed();
+        assert!(text.is_empty() && (60..=90).contains(&waited.as_secs()), "{begun:?}: {waited:?} {text}");
+    }
+    // Kept after an answer, and no longer than another.
+    let mut kept = send(address, "GET /nope HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    let mut text = String::new();
+    tokio::time::timeout(Duration::from_secs(300), kept.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert!(text.starts_with("HTTP/1.1 404 "), "{text}");
+    assert!(slow.await.unwrap().ends_with("done"), "an hour's request is no idle connection");
+}
+
 #[test]
 fn open_addresses_need_a_word() {
     let config = |insecure| NodeConfig { http: "0.0.0.0:0".into(), insecure, ..NodeConfig::default() };

@@ -433,6 +433,10 @@ impl Batcher {
         let whole = !self.config.enabled || lead.and_then(|t| self.requests.get(&t)).is_some_and(|r| r.whole);
         if !whole {
             self.fill(key, &mut parts);
+            // Also where the batch was full before others had their turn.
+            if let Some(q) = self.keys.get_mut(&key) {
+                rotate(&mut q.turn, self.led);
+            }
         } else if let Some(ticket) = lead {
             // Less than the whole where a split request meets a configuration without batching.
             let r = self.requests.get(&ticket)?;

@@ -66,6 +66,35 @@ fn rows_count_not_calls_and_large_requests_are_split() {
     b.check_invariants().unwrap();
 }
 
+/// One tenant keeps full batches of one key waiting; two others wait, one of them under another key.
+#[test]
+fn whoever_waits_has_its_turn() {
+    for (hold, rows) in [Hold::None, Hold::Fill { max_wait: MS }].into_iter().flat_map(|h| [1, 3, 5, 8].map(|r| (h, r)))
+    {
+        let (mut b, t) = (Batcher::new(BatcherConfig { hold, ..config(8) }), Instant::now());
+        for ticket in 0..3 {
+            submit(&mut b, t, ticket, 1, rows, 0);
+        }
+        let (mut next, mut now, mut left) = (100, t, vec![0, 1, 2, 50]);
+        let mut takes = 0;
+        while !left.is_empty() {
+            while b.requests.values().filter(|r| r.tenant == 1 && r.next_row < r.rows).count() < 16 {
+                submit(&mut b, now, next, 1, rows, 1);
+                next += 1;
+            }
+            if takes == 1 {
+                submit(&mut b, now, 50, 2, rows, 2);
+            }
+            now += 2 * MS;
+            let batch = b.take(now).unwrap();
+            left.retain(|ticket| !tickets(&batch).contains(ticket));
+            b.complete(batch.run, RunResult::Ok);
+            takes += 1;
+            assert!(takes < 40, "{hold:?}, {rows} rows: {left:?} wait for ever");
+        }
+    }
+}
+
 #[test]
 fn a_failed_piece_fails_its_request_once() {
     let (mut b, t) = (Batcher::new(config(2)), Instant::now());

@@ -210,6 +210,9 @@ def encoder(bench: Bench, node: demo.Node, request: Request, model: Path) -> Non
     bare = lambda: peers.raw(model, *choice, ENCODER_SECONDS)["rows_per_second"]  # noqa: E731
     of = lambda *more: rate(bench, node, "encoder", request, 64, ENCODER_SECONDS, *more)  # noqa: E731
     bench.add("encoder, 64 connections / bare loop", ratios(by_turns(of, bare)), Goal(least=0.95), note=note)
+    for n in (1, 8):
+        fewer = lambda n=n: rate(bench, node, "encoder", request, n, ENCODER_SECONDS)  # noqa: E731
+        bench.add(f"encoder, {n} connections / bare loop", ratios(by_turns(fewer, bare)), Goal())
     proven = lambda: of("Grey-Prove: 1")  # noqa: E731
     bench.add("encoder, 64 connections, proofs on / bare loop", ratios(by_turns(proven, bare)), Goal(least=0.93))
     bench.add("encoder, 64 connections, proofs on / off", ratios(by_turns(proven, of)), Goal(least=0.98))

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::{
     batcher::{Batcher, BatcherConfig, Cancelled, Readiness, Rejected, RunResult, Submit},
     order::{Answer, Company, Order},
-    work::{Done, Ran, RunFailed, Work},
+    work::{Done, Pending, Ran, RunFailed, Work},
 };
 
 /// When a caller who found the queue full may come back.
@@ -97,23 +97,6 @@ impl<K: Clone + Eq + Hash> Interner<K> {
             self.ids.remove(&key);
         }
     }
-}
-
-/// A request that was accepted.
-pub(crate) struct Pending {
-    /// In the signature's order.
-    pub(crate) inputs: Arc<[Tensor]>,
-    key: u64,
-    pub(crate) tenant: Tenant,
-    tenant_id: u64,
-    /// Positions of the outputs to return, in the order asked for.
-    pub(crate) returned: Vec<usize>,
-    pub(crate) reply: oneshot::Sender<Result<Answer>>,
-    pub(crate) accepted: Instant,
-    pub(crate) started: Option<Instant>,
-    /// The runs that held parts of it, but for the last.
-    pub(crate) runs: Vec<Arc<Ran>>,
-    pub(crate) proof: Option<Order>,
 }
 
 /// A request as the queue takes it.

@@ -1,5 +1,5 @@
-//! What is done for a run without the queue's lock: its rows are put together before it, and the
-//! answers are cut out of its outputs behind it.
+//! The requests of a run, and what is done for it without the queue's lock: its rows are put together
+//! before it, and the answers are cut out of its outputs behind it.
 
 use std::{sync::Arc, time::Instant};
 
@@ -10,10 +10,27 @@ use tokio::sync::oneshot;
 use crate::{
     assemble::{RunRows, assemble},
     batcher::{End, Finished, Part, RunResult, Segment},
-    order::{Answer, Unproven},
-    queue::Pending,
+    order::{Answer, Order, Unproven},
     stats::RunTimes,
 };
+
+/// A request that was accepted.
+pub(crate) struct Pending {
+    /// In the signature's order.
+    pub(crate) inputs: Arc<[Tensor]>,
+    /// The queue's numbers of what it shares runs by, and of its tenant.
+    pub(crate) key: u64,
+    pub(crate) tenant: Tenant,
+    pub(crate) tenant_id: u64,
+    /// Positions of the outputs to return, in the order asked for.
+    pub(crate) returned: Vec<usize>,
+    pub(crate) reply: oneshot::Sender<Result<Answer>>,
+    pub(crate) accepted: Instant,
+    pub(crate) started: Option<Instant>,
+    /// The runs that held parts of it, but for the last.
+    pub(crate) runs: Vec<Arc<Ran>>,
+    pub(crate) proof: Option<Order>,
+}
 
 /// A batch that is to run now.
 pub(crate) struct Work {

@@ -85,11 +85,15 @@ fn file_path(id: &ModelId, upload: &str, file: &FilePath) -> Result<StorePath> {
     StorePath::parse(&path).map_err(|e| Error::invalid(format!("no store keeps a file named '{file}': {e}")))
 }
 
-/// Whether an error says that the node is short of something, which may pass: no fault of what it holds.
-pub fn is_want(e: &std::io::Error) -> bool {
+/// The kind of an error in holding a file: [`ErrorKind::Unavailable`] where the node is short of something, which
+/// may pass and is no fault of what it holds.
+pub fn holding_failed(e: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind::{OutOfMemory, QuotaExceeded, StorageFull};
-    // EMFILE and ENFILE have no kind of their own.
-    matches!(e.kind(), OutOfMemory | QuotaExceeded | StorageFull) || matches!(e.raw_os_error(), Some(23 | 24))
+    match (e.kind(), e.raw_os_error()) {
+        // The last two, ENFILE and EMFILE, have no kind of their own.
+        (OutOfMemory | QuotaExceeded | StorageFull, _) | (_, Some(23 | 24)) => ErrorKind::Unavailable,
+        _ => ErrorKind::Internal,
+    }
 }
 
 fn store_error(what: &str, path: &StorePath, e: &object_store::Error) -> Error {
@@ -248,8 +252,7 @@ impl Catalog {
             }
             hash.update(&chunk);
             out.write_all(&chunk).map_err(|e| {
-                let kind = if is_want(&e) { ErrorKind::Unavailable } else { ErrorKind::Internal };
-                Error::new(kind, format!("cannot hold file '{}' of model '{id}': {e}", file.path))
+                Error::new(holding_failed(&e), format!("cannot hold file '{}' of model '{id}': {e}", file.path))
             })?;
         }
         let found = Sha256Hash(hash.finalize().into());
@@ -264,11 +267,6 @@ impl Catalog {
             ));
         }
         Ok(())
-    }
-
-    /// Where a version's files lie in the store.
-    pub fn folder(id: &ModelId, upload: &str) -> StorePath {
-        upload_path(id, upload)
     }
 
     /// Begins to add a version: the next integer if none is named.

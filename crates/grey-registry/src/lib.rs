@@ -11,7 +11,7 @@ mod data_folder;
 mod hash;
 mod manifest;
 
-pub use catalog::{AddSession, Catalog, Draft, is_want};
+pub use catalog::{AddSession, Catalog, Draft, holding_failed};
 pub use data_folder::DataFolder;
 pub use hash::{FilePath, HashScheme, ModelHash, Sha256Hash};
 pub use manifest::{Index, IndexEntry, Manifest, ModelFile};

@@ -134,7 +134,7 @@ async fn a_changed_byte_is_found_with_both_hashes() {
     let data = DataFolder::open(dir.path()).unwrap();
     let c = Catalog::open(data.store().unwrap(), now).await.unwrap();
     let (m, _) = add(&c, "a", None, "model bytes").await.unwrap();
-    let path = data.store_path().join(Catalog::folder(&m.id, &m.upload).as_ref()).join("m.onnx");
+    let path = data.store_path().join(format!("models/{}/files/{}", m.id, m.upload)).join("m.onnx");
     std::fs::write(&path, "model Bytes").unwrap();
     let e = content(&c, &m).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::LoadFailed);

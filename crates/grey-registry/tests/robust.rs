@@ -290,7 +290,7 @@ async fn files_lie_under_their_own_names() {
     }
     let m = s.commit(draft()).await.unwrap();
     all_whole(&f.catalog().await.unwrap()).await;
-    let folder = f.data.store_path().join(Catalog::folder(&m.id, &m.upload).as_ref());
+    let folder = f.data.store_path().join(format!("models/{}/files/{}", m.id, m.upload));
     for name in ["m.onnx", "w[0].bin", "sub~1/é %20.bin"] {
         assert_eq!(std::fs::read(folder.join(name)).unwrap(), name.as_bytes(), "{name}");
     }

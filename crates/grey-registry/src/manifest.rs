@@ -14,6 +14,56 @@ pub(crate) const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 /// The label that requests without a version follow.
 pub(crate) const LATEST: &str = "latest";
 
+/// Random bytes in an upload's name: no two are ever the same.
+const UPLOAD_NAME_BYTES: usize = 16;
+
+/// Name of the folder that one upload's files lie in, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UploadName(String);
+
+impl UploadName {
+    /// A name that nothing else has.
+    pub(crate) fn random() -> Result<Self> {
+        let mut bytes = [0u8; UPLOAD_NAME_BYTES];
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+            .map_err(|e| Error::internal(format!("the system gives no random bytes: {e}")))?;
+        Ok(Self(base16ct::lower::encode_string(&bytes)))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for UploadName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for UploadName {
+    type Error = Error;
+    fn try_from(s: String) -> Result<Self> {
+        let mut bytes = [0u8; UPLOAD_NAME_BYTES];
+        match base16ct::lower::decode(&s, &mut bytes) {
+            Ok(read) if read.len() == UPLOAD_NAME_BYTES => Ok(Self(s)),
+            _ => Err(Error::invalid(format!(
+                "invalid upload '{}': expected {} hexadecimal digits in lower case",
+                s.chars().take(80).flat_map(char::escape_default).collect::<String>(),
+                2 * UPLOAD_NAME_BYTES
+            ))),
+        }
+    }
+}
+
+impl From<UploadName> for String {
+    fn from(name: UploadName) -> String {
+        name.0
+    }
+}
+
 /// A file of a version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,7 +89,7 @@ pub struct Manifest {
     /// Hash over all files.
     pub model_hash: ModelHash,
     /// Folder of the files under the model's, made new for each upload.
-    pub upload: String,
+    pub upload: UploadName,
     /// The files, in byte order of their paths.
     pub files: Vec<ModelFile>,
     /// The engine that opens it.
@@ -190,6 +240,8 @@ mod tests {
             "[]",
             "{\"format\":1}",
             &m.replace("\"digits\"", "\"../x\""),
+            &m.replace("00112233445566778899aabbccddeeff", "../../other/files/1"),
+            &m.replace("00112233445566778899aabbccddeeff", "00112233445566778899AABBCCDDEEFF"),
             &m.replace("\"files\"", "\"flies\""),
         ] {
             assert!(parse::<Manifest>("manifest", broken.as_bytes()).is_err(), "{broken}");

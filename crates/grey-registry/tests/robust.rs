@@ -207,7 +207,7 @@ async fn a_manifest_whose_files_are_not_its_hash_is_refused() {
     let other = grey_registry::Sha256Hash::of(b"other bytes").to_string();
     text["files"][0]["sha256"] = other.clone().into();
     std::fs::write(&path, serde_json::to_vec(&text).unwrap()).unwrap();
-    std::fs::write(f.model("a").join("files").join(&m.upload).join("m.onnx"), "other bytes").unwrap();
+    std::fs::write(f.model("a").join("files").join(m.upload.as_str()).join("m.onnx"), "other bytes").unwrap();
     let e = unreadable(&f.catalog().await.unwrap()).expect("other files under the old hash");
     assert!(e.message().contains(&m.model_hash.to_string()) && e.message().contains(&other), "{e}");
 }
@@ -270,7 +270,7 @@ async fn a_file_that_grew_is_refused_before_it_fills_the_memory() {
     let f = Folder::new();
     let c = f.catalog().await.unwrap();
     let m = add(&c, "a", None, b"small").await.unwrap();
-    let path = f.model("a").join("files").join(&m.upload).join("m.onnx");
+    let path = f.model("a").join("files").join(m.upload.as_str()).join("m.onnx");
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(64 << 20).unwrap();
     let mut out = Vec::new();
     let e = c.fetch(&m.id, &m.upload, &m.files[0], &mut out).await.unwrap_err();

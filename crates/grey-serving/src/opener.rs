@@ -16,7 +16,7 @@ use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSp
 use grey_engine::{
     Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
 };
-use grey_registry::{Catalog, ModelFile, holding_failed};
+use grey_registry::{Catalog, ModelFile, UploadName, holding_failed};
 
 use crate::{
     config::{THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME},
@@ -120,7 +120,7 @@ impl Opener {
     }
 
     /// The verified files of a version, in the form in which hosts get them.
-    pub(crate) async fn artifact(&self, id: &ModelId, upload: &str, files: &[ModelFile]) -> Result<Artifact> {
+    pub(crate) async fn artifact(&self, id: &ModelId, upload: &UploadName, files: &[ModelFile]) -> Result<Artifact> {
         let bytes: u64 = files.iter().map(|f| f.size).sum();
         if let Some(memory) = self.memory_bytes.filter(|m| bytes > *m) {
             return Err(Error::new(

@@ -1,8 +1,8 @@
 //! The batcher under a million random steps: arrivals of all sizes, shapes and tenants,
 //! cancellations, deadlines, requests that fail or kill their host, hosts that die of themselves,
 //! other configurations, unloads. After every step each accepted request has been answered at most
-//! once, with its own rows and no others, nobody was failed by another's fault, and no bound is
-//! exceeded; at the end every one has been answered.
+//! once, with its own rows and no others, nobody was failed by another's fault, everybody's turn has
+//! come, and no bound is exceeded; at the end every one has been answered.
 //!
 //! `GREY_SIM_SEED` replays one seed, `GREY_SIM_STEPS` sets how many steps are run in all,
 //! `GREY_SIM_BASE` the first seed of a run.
@@ -25,6 +25,7 @@ use grey_serving::{
 
 const STEPS: u64 = 1_000_000;
 const STEPS_PER_SEED: u64 = 20_000;
+const TENANTS: u64 = 4;
 const MS: Duration = Duration::from_millis(1);
 
 /// A request as its client knows it.
@@ -78,6 +79,8 @@ struct Sim {
     outputs: HashMap<u64, Vec<Option<u64>>>,
     /// Last started (ticket) per tenant and key: arrival order must hold.
     started: HashMap<(u64, u64), u64>,
+    /// Batches that each waiting tenant has seen others lead since it had rows in one.
+    passed_over: HashMap<u64, u64>,
     instances: usize,
     next_ticket: u64,
     answers: u64,
@@ -100,6 +103,7 @@ impl Sim {
             running: Vec::new(),
             outputs: HashMap::new(),
             started: HashMap::new(),
+            passed_over: HashMap::new(),
             instances,
             next_ticket: 1,
             answers: 0,
@@ -114,7 +118,11 @@ impl Sim {
     fn leave(&mut self, ticket: u64) -> Client {
         assert!(self.answered.insert(ticket), "request {ticket} is answered twice");
         self.answers += 1;
-        self.clients.remove(&ticket).unwrap_or_else(|| panic!("request {ticket} was never accepted"))
+        let c = self.clients.remove(&ticket).unwrap_or_else(|| panic!("request {ticket} was never accepted"));
+        if !self.clients.values().any(|other| other.tenant == c.tenant && other.started < other.rows) {
+            self.passed_over.remove(&c.tenant);
+        }
+        c
     }
 
     fn step(&mut self) {
@@ -162,7 +170,7 @@ impl Sim {
         };
         let rows = u32::try_from(rows).unwrap();
         let deadline = (self.below(4) == 0).then(|| self.now + MS * u32::try_from(self.random.next() % 40).unwrap());
-        let (ticket, tenant, whole) = (self.next_ticket, self.below(4), self.below(10) == 0);
+        let (ticket, tenant, whole) = (self.next_ticket, self.below(TENANTS), self.below(10) == 0);
         // A request that runs whole has a key of its own.
         let key = if whole { WHOLE_KEYS + ticket } else { self.below(3) };
         self.next_ticket += 1;
@@ -183,6 +191,24 @@ impl Sim {
             Err(Rejected::QueueFull { .. }) => assert!(waiting + rows > config.queue_rows_max),
             Err(Rejected::TooManyRows { .. }) => assert!(rows > config.queue_rows_max),
             Err(Rejected::Expired) => assert!(deadline.unwrap() <= self.now),
+        }
+    }
+
+    /// Everybody's turn comes, whatever the others send: a tenant that waits sees each other lead once at most.
+    fn check_turns(&mut self, batch: &Batch, again: bool) {
+        // What `Fill` promises is a time, not a turn.
+        if self.batcher.config().hold != Hold::None {
+            self.passed_over.clear();
+        } else if !again {
+            let served: HashSet<u64> = batch.parts.iter().map(|p| self.clients[&p.ticket].tenant).collect();
+            let waits = |c: &&Client| c.started < c.rows && !served.contains(&c.tenant);
+            let waiting: HashSet<u64> = self.clients.values().filter(waits).map(|c| c.tenant).collect();
+            self.passed_over.retain(|tenant, _| waiting.contains(tenant));
+            for tenant in waiting {
+                let times = self.passed_over.entry(tenant).or_default();
+                *times += 1;
+                assert!(*times < TENANTS, "tenant {tenant} waits, and others led {times} batches without it");
+            }
         }
     }
 
@@ -234,6 +260,7 @@ impl Sim {
         assert_eq!(self.batcher.queued_rows() + if again { 0 } else { position }, rows_before);
         rows.resize(batch.bucket as usize, None);
         self.outputs.insert(batch.run, rows);
+        self.check_turns(&batch, again);
         self.running.push(batch);
     }
 

@@ -30,6 +30,7 @@ use grey_fuzz::{Bytes, bounded};
 use libfuzzer_sys::fuzz_target;
 use rustix::{
     cmsg_space,
+    io::retry_on_intr,
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 
@@ -119,7 +120,9 @@ fn send(socket: &UnixStream, frame: &[u8], attached: &[BorrowedFd<'_>]) {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(attached.is_empty() || control.push(SendAncillaryMessage::ScmRights(attached)));
-    let sent = sendmsg(socket, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL).expect("it fits the buffer");
+    // libFuzzer's own alarm interrupts calls with a timeout.
+    let sent = retry_on_intr(|| sendmsg(socket, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL));
+    let sent = sent.expect("it fits the buffer");
     assert_eq!(sent, frame.len());
 }
 

@@ -30,6 +30,10 @@ $(VENV)/.test: requirements-demo.txt requirements-test.txt $(VENV)/.demo
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
+.PHONY: packages
+packages:
+	@scripts/install-packages.sh
+
 wheel: machine $(VENV)/.demo
 	@echo "== build (minutes the first time)"
 	@start=$$SECONDS; \
@@ -49,7 +53,7 @@ test-rust: machine $(VENV)/.test
 	else cargo test --workspace --profile $(TEST_PROFILE); fi; \
 	echo "   rust tests: $$((SECONDS - start)) s"
 
-test-python: wheel $(VENV)/.test
+test-python: wheel $(VENV)/.test packages
 	@echo "== python tests"
 	@start=$$SECONDS; $(PY) -m pytest; echo "   python tests: $$((SECONDS - start)) s"
 

@@ -307,7 +307,7 @@ mod tests {
             r#"grey_ai_inferences_total{model="digits",version="1",tenant="_other",status="ok"} 1"#,
             r#"grey_ai_inferences_total{model="digits",version="1",tenant="_other",status="model_failed"} 1"#,
             r#"grey_ai_inference_duration_seconds_count{model="digits",version="1"} 101"#,
-            r#"grey_ai_batch_size_bucket{le="8",model="digits",version="1"} 1"#,
+            r#"grey_ai_batch_size_bucket{model="digits",version="1",le="8"} 1"#,
             r#"grey_ai_rejected_total{reason="overloaded"} 1"#,
             "grey_ai_inflight_bytes 7",
             "grey_ai_models_loaded 1",

@@ -6,7 +6,7 @@ Run by `tests/test_compat.py` in an environment of its own, since MLServer wants
 from __future__ import annotations
 
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,10 @@ def test_texts(use_bytes: bool) -> None:
 def test_bytes_in_base64_and_times() -> None:
     for codec, values in [
         (Base64Codec, [b"\xff\x00", b""]),
-        (DatetimeCodec, [datetime(2024, 2, 29, 1, 2, 3, tzinfo=timezone.utc), datetime(1999, 1, 1, tzinfo=timezone.utc)]),
+        (
+            DatetimeCodec,
+            [datetime(2024, 2, 29, 1, 2, 3, tzinfo=UTC), datetime(1999, 1, 1, tzinfo=UTC)],
+        ),
     ]:
         given = codec.encode_input("x", values, use_bytes=False)
         given.shape = [1, 2]

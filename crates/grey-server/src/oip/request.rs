@@ -9,8 +9,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_core::{
-    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, ProofRequest,
-    RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
+    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, NONCE_BYTES, Parameter, Parameters, Payload,
+    ProofRequest, RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
 };
 use serde::{
     Deserialize,
@@ -35,8 +35,6 @@ pub const OUTPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
 const NAME_BYTES_MAX: usize = 4096;
 /// Longest `timeout` that means anything, a day in microseconds.
 const TIMEOUT_US_MAX: u64 = 86_400_000_000;
-/// Bytes of a client's nonce (proof format, claim 10).
-const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// How the client wants its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -28,7 +28,7 @@ use crate::{
     engines::Engines,
     identity::{self, Identity},
     isa::isa_class,
-    metrics::Metrics,
+    metrics::{Metrics, MetricsFormat},
     model::{Model, Parts, batcher_config, batching_view},
     opener::{MEASURE_RUNS, Opened, Opener, auto_threads, measure_row},
     permits::PermitPool,
@@ -544,10 +544,10 @@ impl Node {
         self.0.data.release();
     }
 
-    /// The metrics in OpenMetrics text form.
-    pub fn metrics_text(&self) -> String {
+    /// All metrics of this node, as `format` writes them.
+    pub fn metrics(&self, format: MetricsFormat) -> Result<Vec<u8>> {
         let loaded = self.0.slots.read().values().flat_map(|v| v.values()).filter(|s| s.model().is_some()).count();
-        self.0.metrics.text(self.0.budget.used(), loaded)
+        self.0.metrics.encode(format, self.0.budget.used(), loaded)
     }
 
     /// Takes `bytes` of the node's budget for bodies, tensors and results in flight; `Overloaded`

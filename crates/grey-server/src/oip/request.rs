@@ -174,9 +174,9 @@ impl<'de> Deserialize<'de> for OfTensor<'de> {
                 let mut out = OfTensor::default();
                 each_parameter(map, |key, map| {
                     match &*key {
-                        "binary_data_size" => out.binary_data_size = Some(map.next_value()?),
-                        "binary_data" => out.binary_data = Some(map.next_value()?),
-                        "classification" => out.classification = Some(map.next_value()?),
+                        "binary_data_size" => out.binary_data_size = map.next_value()?,
+                        "binary_data" => out.binary_data = map.next_value()?,
+                        "classification" => out.classification = map.next_value()?,
                         other => {
                             out.shared_memory |= other.starts_with("shared_memory_");
                             map.next_value::<IgnoredAny>()?;
@@ -406,6 +406,10 @@ fn request_parameters(given: json::Parameters<'_>, cx: &DecodeContext<'_>, budge
         parameters: Parameters::new(),
     };
     for (key, value) in given.0 {
+        // Serializers that write every field write null for what was not given.
+        if value == Scalar::Null {
+            continue;
+        }
         let named = lazily(|f| write!(f, "parameter '{}'", shown(&key)));
         match &*key {
             "binary_data_output" => out.binary = flag(&named, &value)?,
@@ -422,7 +426,6 @@ fn request_parameters(given: json::Parameters<'_>, cx: &DecodeContext<'_>, budge
                     Scalar::Bool(b) => !b,
                     Scalar::Int(n) => *n == 0,
                     Scalar::Text(s) => s.is_empty() || s == "0",
-                    Scalar::Null => true,
                     _ => false,
                 };
                 if !none {

@@ -95,7 +95,7 @@ function node(now, before) {
   tiles.connections(format.count(now.connections), `of ${format.count(now.connections_max)}`, now.connections / now.connections_max);
   const cpu = now.usage && before?.usage && elapsed > 0 ? `the node uses ${Math.round((now.usage.cpu_ms - before.usage.cpu_ms) / elapsed / 10)} % of one` : "";
   tiles.cores(now.cores, cpu);
-  text(evidence, now.proofs.platform);
+  text(evidence, now.proofs.platform === "SOFTWARE" ? "SOFTWARE: says who signs, and nothing of hardware" : now.proofs.platform);
   text(key, now.proofs.node_key);
 
   text(byId("node-name"), now.name);

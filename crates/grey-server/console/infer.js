@@ -79,7 +79,7 @@ function checks(verdict) {
     el("tbody", {}, verdict.checks.map((c) => el("tr", { class: c.result.replace(" ", "-") },
       el("th", { scope: "row" }, c.name),
       el("td", { class: "result" }, el("span", { "aria-hidden": "true" }, SIGNS[c.result] ?? "?"), ` ${c.result}`),
-      el("td", {}, c.expected), el("td", {}, c.found))))));
+      el("td", { "data-label": c.expected && "expected" }, c.expected), el("td", { "data-label": c.found && "found" }, c.found))))));
 }
 
 /** The command that checks all this without the node, and the files that it names. */

@@ -53,6 +53,7 @@ function card(m, open, act) {
   const latency = figure("Latency", format.seconds);
   const queued = figure("Time in the queue", format.seconds);
   const rows = figure("Batch size", (n) => format.count(n));
+  const figures = el("div", { class: "figures" }, latency.node, queued.node, rows.node);
   const hosts = el("tbody", {});
   const table = el("table", { class: "hosts" },
     el("caption", {}, "Hosts"),
@@ -74,7 +75,7 @@ function card(m, open, act) {
 
   const node = el("details", { class: "card model", open, "data-model": keyOf(m) },
     el("summary", {}, el("h3", {}, m.id, " ", el("span", { class: "quiet" }, "version ", m.version)), state, latest, line),
-    reason, list, el("div", { class: "figures" }, latency.node, queued.node, rows.node),
+    reason, list, figures,
     el("div", { class: "wide" }, table), none, restarts, actions);
 
   const update = (now, then, elapsed) => {
@@ -103,6 +104,7 @@ function card(m, open, act) {
     text(facts.requests, `${format.count(now.answered)} answered, ${format.count(now.failed)} failed; ` +
       `${format.plural(now.rows, "row", "rows")} in ${format.plural(now.runs, "run", "runs")}`);
     const all = now.latency_seconds;
+    figures.hidden = all.count === 0 && now.batch_rows.count === 0;
     const of = (h) => (h.count === 0 ? "nothing yet"
       : `p50 ${format.seconds(quantile(h, 0.5))}, p99 ${format.seconds(quantile(h, 0.99))} of ${total(h, "request", "requests")}`);
     latency.update(all, of(all));

@@ -11,7 +11,7 @@ use std::{
 
 use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Tensor, Version};
 use grey_engine::{
-    Host, HostExit, RunError, RunOutputs,
+    Host, HostExit, RunError, RunOutputs, contain,
     supervise::{Decision, Life, RestartPolicy},
 };
 use grey_proof::ModelHash;
@@ -377,7 +377,10 @@ impl Model {
     pub(crate) fn uncontained(&self) -> Vec<(String, String)> {
         let hosts = self.hosts.lock();
         let layers = hosts.values().flat_map(|live| &live.host.hello().containment);
-        layers.filter(|(_, holds)| *holds != "yes").map(|(layer, why)| (layer.clone(), why.clone())).collect()
+        layers
+            .filter(|(_, report)| contain::is_missing(report))
+            .map(|(layer, why)| (layer.clone(), why.clone()))
+            .collect()
     }
 
     /// How requests are put together now.

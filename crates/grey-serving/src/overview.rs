@@ -191,7 +191,8 @@ fn warnings(
         .filter(|m| m.status.state == ModelState::Failed)
         .map(|m| format!("{} failed: {}", of(m), m.status.reason));
     let entries = unreadable.iter().map(|(id, why)| format!("the registry's entries of {id} cannot be read: {why}"));
-    let layers = uncontained.iter().map(|(layer, why)| format!("containment of models: {layer} does not hold: {why}"));
+    let layers =
+        uncontained.iter().map(|(layer, why)| format!("models are not contained by {layer} on this machine: {why}"));
     failed.chain(entries).chain(layers).collect()
 }
 

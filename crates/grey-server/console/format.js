@@ -32,7 +32,7 @@ export function duration(ms) {
 export const count = (n) => n.toLocaleString("en").replaceAll(",", "\u202f");
 
 export function rate(n) {
-  return n >= 100 ? count(Math.round(n)) : n >= 10 ? n.toFixed(0) : n.toFixed(1);
+  return n >= 100 ? count(Math.round(n)) : n >= 10 || n === 0 ? n.toFixed(0) : n.toFixed(1);
 }
 
 export const plural = (n, one, more) => `${count(n)} ${n === 1 ? one : more}`;

@@ -14,6 +14,8 @@ export const pathOf = (m) =>
 
 function batching(m) {
   const b = m.batching;
+  // What is not loaded has no reason of its own yet.
+  if (m.threads === null) return [`up to ${b.max_batch_size} rows in a run, if rows do not mix`, b.reason];
   if (!b.enabled) return ["one request at a time", b.reason];
   const held = b.hold === "fill" ? `, held back up to ${b.max_wait_ms} ms to fill` : "";
   return [`up to ${b.max_batch_size} rows in a run${held}`, b.reason];
@@ -49,7 +51,7 @@ function card(m, open, act) {
   }
   const meter = el("meter", { min: 0, "aria-label": "rows waiting" });
   const waiting = el("span", {});
-  fill(facts.queue, meter, " ", waiting);
+  fill(facts.queue, waiting, " ", meter);
   const latency = figure("Latency", format.seconds);
   const queued = figure("Time in the queue", format.seconds);
   const rows = figure("Batch size", (n) => format.count(n));
@@ -57,7 +59,7 @@ function card(m, open, act) {
   const hosts = el("tbody", {});
   const table = el("table", { class: "hosts" },
     el("caption", {}, "Hosts"),
-    el("thead", {}, el("tr", {}, ["PID", "Runtime", "Memory", "Own", "CPU"].map((h) => el("th", { scope: "col" }, h)))),
+    el("thead", {}, el("tr", {}, ["PID", "Runtime", "Memory", "Of it private", "CPU"].map((h) => el("th", { scope: "col" }, h)))),
     hosts);
   const none = el("p", { class: "quiet" }, "No host runs.");
   const restarts = el("p", { class: "quiet" });
@@ -99,6 +101,7 @@ function card(m, open, act) {
     }
     meter.max = Math.max(1, now.queue.rows_max);
     meter.value = now.queue.rows;
+    meter.hidden = now.queue.rows === 0;
     text(waiting, now.queue.rows === 0 ? "empty"
       : `${format.plural(now.queue.rows, "row waits", "rows wait")}, the oldest for ${format.seconds(now.queue.oldest_wait_ms / 1000)}`);
     text(facts.requests, `${format.count(now.answered)} answered, ${format.count(now.failed)} failed; ` +

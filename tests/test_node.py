@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -518,3 +519,15 @@ class TestErrors:
         e = cls("what was wrong", 1.5)
         for again in (pickle.loads(pickle.dumps(e)), copy.copy(e), copy.deepcopy(e)):
             assert (type(again), str(again), again.message, again.retry_after) == (cls, str(e), "what was wrong", 1.5)
+
+
+def test_the_page_on_embedding_runs(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[1] / "docs" / "embedding.md"
+    (tmp_path / "model.onnx").write_bytes((models / "mlp.onnx").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        line = page.read_text()[: page.read_text().index(block)].count("\n")
+        exec(compile("\n" * line + block, str(page), "exec"), names)

@@ -189,8 +189,8 @@ impl Node {
     /// The metrics in OpenMetrics text form.
     fn metrics(&self, py: Python<'_>) -> PyResult<String> {
         self.process.here(py)?;
-        let metrics = self.node.metrics(MetricsFormat::OpenMetrics).map_err(|e| raised(py, &e))?;
-        String::from_utf8(metrics).map_err(|e| raised(py, &Error::internal(e.to_string())))
+        let text = self.node.metrics(MetricsFormat::OpenMetrics).map_err(|e| raised(py, &e))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Lets accepted calls finish, for at most `timeout` seconds (by default the configuration's `drain_seconds`),

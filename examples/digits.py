@@ -16,7 +16,7 @@ def train(file: str | Path) -> tuple[np.ndarray, np.ndarray]:
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
     seen, held_out, seen_labels, labels = train_test_split(images, labels, test_size=0.25, random_state=7)
-    classifier = MLPClassifier(hidden_layer_sizes=(64,), max_iter=300, random_state=7).fit(seen, seen_labels)
+    classifier = MLPClassifier(hidden_layer_sizes=(64,), max_iter=1000, random_state=7).fit(seen, seen_labels)
     Path(file).write_bytes(to_onnx(classifier).SerializeToString())
     return held_out, labels
 

@@ -175,7 +175,7 @@ async fn a_damaged_index_is_named() {
     let entry = data.store_path().join("models/a/index/000000000001.json");
     let text = std::fs::read_to_string(&entry).unwrap();
     for (broken, says) in [
-        (text.replace("\"format\": 1", "\"format\": 2"), "has format 2"),
+        (text.replace("\"format\": 2", "\"format\": 9"), "has format 9"),
         (text[..text.len() / 2].to_owned(), "is not what Grey wrote"),
         (text.replace("sha256-file\"", "sha256-files\""), "is not the manifest that the index means"),
     ] {

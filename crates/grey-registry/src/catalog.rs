@@ -344,7 +344,8 @@ impl Catalog {
             let _writing = catalog.0.writing.lock().await;
             let index = catalog.index(&id).await?;
             if label.as_str() == Label::LATEST {
-                let m = "the label 'latest' cannot be taken away: requests without a version follow it; move it instead";
+                let m =
+                    "the label 'latest' cannot be taken away: requests without a version follow it; move it instead";
                 return Err(Error::invalid(m));
             }
             let mut entry = IndexEntry::next(Some(&index.entry), (catalog.0.now)(), format!("unlabel {label}"));

@@ -230,10 +230,7 @@ fn lock(folder: &Path) -> Result<File> {
         let holder = Holder::read(&mut file);
         return Err(Error::new(
             ErrorKind::FailedPrecondition,
-            format!(
-                "the data folder {} is in use by {holder}; give each node its own with --data",
-                folder.display()
-            ),
+            format!("the data folder {} is in use by {holder}; give each node its own with --data", folder.display()),
         ));
     }
     write_lock(&file, None).map_err(|e| failed("write", &path, &e))?;

@@ -44,7 +44,8 @@ pub fn main_file<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<&'a str
         ))),
         _ if opened.contains(&MAIN_FILE) => Ok(MAIN_FILE),
         _ => {
-            let shown: Vec<String> = opened.iter().take(NAMES_SHOWN_MAX).map(|n| n.escape_debug().to_string()).collect();
+            let shown: Vec<String> =
+                opened.iter().take(NAMES_SHOWN_MAX).map(|n| n.escape_debug().to_string()).collect();
             let more = if opened.len() > NAMES_SHOWN_MAX { ", …" } else { "" };
             Err(Error::invalid(format!(
                 "{} files are models ({}{more}): expected one, or one that is named {MAIN_FILE}",

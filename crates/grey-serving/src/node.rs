@@ -450,7 +450,9 @@ impl Node {
             Some(m) => Some(self.0.catalog.resolve(m).await?),
         };
         let chosen = |s: &Slot| match (model, &meant) {
-            (Some(m), Some(meant)) => m.id == s.id && (m.version == VersionChoice::Latest || meant.version == s.version),
+            (Some(m), Some(meant)) => {
+                m.id == s.id && (m.version == VersionChoice::Latest || meant.version == s.version)
+            }
             _ => true,
         };
         let slots: Vec<Arc<Slot>> = self.0.slots.read().values().flat_map(|v| v.values().cloned()).collect();

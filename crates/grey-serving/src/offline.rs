@@ -181,12 +181,7 @@ pub(crate) fn in_order(
 }
 
 /// See [`Offline::label`].
-pub(crate) async fn label_in(
-    catalog: &Catalog,
-    id: &ModelId,
-    label: &Label,
-    version: Option<&ModelRef>,
-) -> Result<()> {
+pub(crate) async fn label_in(catalog: &Catalog, id: &ModelId, label: &Label, version: Option<&ModelRef>) -> Result<()> {
     let Some(model) = version else { return catalog.unlabel(id, label).await };
     let version = catalog.resolve(model).await?.version.clone();
     let marks = Marks { labels: [label.clone()].into(), example: None };

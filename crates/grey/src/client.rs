@@ -1,6 +1,6 @@
 //! The HTTP client of the verbs.
 
-use std::{fs::File, io::Read, path::Path, time::Duration};
+use std::{io::Read, time::Duration};
 
 use grey_core::ModelId;
 use grey_server::oip::HEADER_LENGTH_HEADER;
@@ -86,21 +86,28 @@ impl Client {
         Ok(answer.bytes)
     }
 
-    /// Streams a file.
-    pub(crate) fn upload(&self, path: &str, query: &[(String, String)], file: &Path) -> Result<Value, Failure> {
-        let unreadable = |e: std::io::Error| Failure::refused(format!("cannot read {}: {e}", file.display()));
-        let open = File::open(file).map_err(unreadable)?;
-        let meta = open.metadata().map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(Failure::refused(format!("{} is not a file", file.display())));
-        }
+    /// A change without a body.
+    pub(crate) fn put(&self, path: &str, query: &[(String, String)]) -> Result<Value, Failure> {
+        let pairs = query.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        self.answer(self.agent.put(self.at(path)).query_pairs(pairs).send_empty())
+    }
+
+    /// Streams a body of `length` bytes.
+    pub(crate) fn upload(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        kind: &str,
+        length: u64,
+        body: impl Read + 'static,
+    ) -> Result<Value, Failure> {
         let request = self
             .agent
             .post(self.at(path))
             .query_pairs(query.iter().map(|(k, v)| (k.as_str(), v.as_str())))
-            .content_type("application/octet-stream")
-            .header("Content-Length", meta.len().to_string());
-        self.answer(request.send(SendBody::from_owned_reader(open)))
+            .content_type(kind)
+            .header("Content-Length", length.to_string());
+        self.answer(request.send(SendBody::from_owned_reader(body)))
     }
 
     fn at(&self, path: &str) -> String {

@@ -5,10 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use grey_engine::{Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
 use grey_registry::DataFolder;
 use grey_server::{NodeConfig, Server, config};
-use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node};
+use grey_serving::Node;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
@@ -16,6 +15,7 @@ use crate::{
     HostContext,
     args::{IsolationArg, LogFormat, ServeArgs},
     failure::Failure,
+    local,
     verbs::print,
 };
 
@@ -130,20 +130,7 @@ async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostC
     let mut serving = config.to_serving().map_err(refused)?;
     serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
     let folder = DataFolder::open(&data).map_err(refused)?;
-    let launcher = Launcher {
-        command: context.host_command,
-        isolation: match config.isolation {
-            config::Isolation::Process => Isolation::Process,
-            config::Isolation::Inline => Isolation::Inline,
-        },
-        limits: Limits { data_bytes: config.host_memory_bytes(), readable: Vec::new() },
-        open: grey_engine::engines::open,
-        load_timeout: LOAD_TIMEOUT_DEFAULT,
-        // What a run gives must fit into what may be in flight.
-        outputs_bytes_max: usize::try_from(serving.inflight_bytes_max).unwrap_or(usize::MAX),
-    };
-    let engines =
-        Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
+    let engines = local::engines(&config, context, serving.inflight_bytes_max);
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
@@ -151,6 +138,10 @@ async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostC
     let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
 
     let url = format!("http://{}", server.local_addr());
+    // Only a convenience for those who find the folder in use.
+    if let Err(e) = node.announce(&url) {
+        tracing::warn!("{e}");
+    }
     let folder = node.data_dir().display().to_string();
     if json {
         let line = serde_json::json!({"event": "ready", "url": url, "pid": std::process::id(), "data": folder});

@@ -20,7 +20,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use grey_core::{Error, ErrorKind, Label, ModelId, ModelRef, Result, Tensor, Version, VersionChoice};
-use grey_serving::{Adding, BytesPermit, Node, NewVersion, main_file};
+use grey_serving::{Adding, BytesPermit, NewVersion, Node, main_file};
 use http::{HeaderMap, StatusCode, header};
 use multer::{Field, Multipart};
 use tokio::time::timeout;
@@ -341,13 +341,15 @@ mod tests {
         let mut s = Stepwise::new(stream::iter([1, 2]));
         let mut pending = 0;
         let mut items = Vec::new();
-        std::future::poll_fn(|cx| loop {
-            match s.poll_next_unpin(cx) {
-                Poll::Ready(Some(n)) => items.push(n),
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => {
-                    pending += 1;
-                    return Poll::Pending;
+        std::future::poll_fn(|cx| {
+            loop {
+                match s.poll_next_unpin(cx) {
+                    Poll::Ready(Some(n)) => items.push(n),
+                    Poll::Ready(None) => return Poll::Ready(()),
+                    Poll::Pending => {
+                        pending += 1;
+                        return Poll::Pending;
+                    }
                 }
             }
         })

@@ -53,9 +53,7 @@ pub(super) async fn set_label(State(app): State<Shared>, at: Labelled, Query(que
         match key.as_str() {
             "version" => version = Some(value.parse()?),
             k => {
-                return Err(
-                    Error::invalid(format!("unknown query parameter '{}', expected version", shown(k))).into()
-                );
+                return Err(Error::invalid(format!("unknown query parameter '{}', expected version", shown(k))).into());
             }
         }
     }

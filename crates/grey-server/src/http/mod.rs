@@ -73,10 +73,8 @@ fn router(app: Shared, room: Lingering) -> Router {
             "/grey/v1/models/{model}/versions/{version}",
             get(grey_api::show).post(add::add).delete(grey_api::remove),
         );
-    admin = admin.route(
-        "/grey/v1/models/{model}/labels/{label}",
-        put(grey_api::set_label).delete(grey_api::remove_label),
-    );
+    admin =
+        admin.route("/grey/v1/models/{model}/labels/{label}", put(grey_api::set_label).delete(grey_api::remove_label));
     for at in ["/grey/v1/models/{model}", "/grey/v1/models/{model}/versions/{version}"] {
         admin = admin
             .route(&format!("{at}/load"), post(grey_api::load))

@@ -111,7 +111,7 @@ impl Engines {
     }
 
     /// What `engine list` tells.
-    pub(crate) async fn report(&self) -> Vec<EngineReport> {
+    pub async fn report(&self) -> Vec<EngineReport> {
         let mut last = self.reported.lock().await;
         if let Some((at, report)) = &*last
             && clock::now().saturating_duration_since(*at) < REPORT_KEPT
@@ -167,6 +167,28 @@ impl Engines {
             }
             all.push(report);
         }
+        all.extend(self.without_adapter());
         all
+    }
+
+    /// What `grey engine install` has brought for which this version has no engine.
+    fn without_adapter(&self) -> Vec<EngineReport> {
+        let Some(venv) = &self.env.managed else { return Vec::new() };
+        let there = discover::PACKAGES.iter().filter(|p| p.kind.is_none());
+        let there = there.filter_map(|p| Some((p, discover::installed(venv, p.package)?)));
+        let report = |(p, version): (&discover::Package, String)| EngineReport {
+            engine: p.engine.to_owned(),
+            usable: false,
+            version: Some(version),
+            library: None,
+            source: Some(discover::Source::Managed.name().to_owned()),
+            devices: Vec::new(),
+            containment: BTreeMap::new(),
+            isolation: self.launcher.isolation.name().to_owned(),
+            problem: Some(format!("installed, but this version of Grey has no adapter for {} yet", p.engine)),
+            install: None,
+            searched: Vec::new(),
+        };
+        there.map(report).collect()
     }
 }

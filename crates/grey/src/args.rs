@@ -7,7 +7,7 @@ use grey_core::{ModelId, Version};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
 use crate::encoding::{Base64, SaltSource, SoftwareKey, hex32, measurement, model_hash, nonce};
-use crate::{engine::EngineCommand, model::ModelCommand};
+use crate::{doctor::DoctorArgs, engine::EngineCommand, model::ModelCommand};
 
 /// Address of a node that was started without arguments.
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     },
     /// The runtimes that this node can use
     Engine(EngineCommand),
+    /// What works on this machine, and what to do about what does not
+    Doctor(DoctorArgs),
     /// Become an engine host; started by a node
     #[command(hide = true)]
     EngineHost,

@@ -13,6 +13,8 @@ use crate::failure::Failure;
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for an answer once the request is sent: opening a large model takes minutes.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(900);
+/// Longest wait for the answer of somebody who may be no node.
+const BRIEF_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 
@@ -38,6 +40,16 @@ impl Client {
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WAIT_MAX))
             .timeout_recv_response(Some(ANSWER_WAIT_MAX))
+            .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }
+    }
+
+    /// A client that asks whoever listens there, and soon gives up.
+    pub(crate) fn brief(url: &str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(BRIEF_WAIT_MAX))
             .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
             .build();
         Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }
@@ -165,9 +177,15 @@ impl Client {
         let asked = self.model.as_deref()?;
         let models = self.list("/grey/v1/models", "models").ok()?;
         let names = models.as_array()?.iter().filter_map(|m| m.get("id")?.as_str());
-        let near = names.filter(|n| *n != asked).map(|n| (distance(asked, n), n)).min()?;
-        (near.0 <= 1 + asked.len() / 3).then(|| format!("did you mean '{}'?", near.1))
+        let names: Vec<&str> = names.collect();
+        nearest(asked, &names).map(|n| format!("did you mean '{n}'?"))
     }
+}
+
+/// The name that is nearest to one that is not there, if it is near enough to be meant.
+pub(crate) fn nearest<'a>(asked: &str, names: &[&'a str]) -> Option<&'a str> {
+    let near = names.iter().filter(|n| **n != asked).map(|n| (distance(asked, n), *n)).min()?;
+    (near.0 <= 1 + asked.len() / 3).then_some(near.1)
 }
 
 /// Levenshtein distance in bytes.

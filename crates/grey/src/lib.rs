@@ -5,6 +5,7 @@
 mod args;
 mod client;
 mod clock;
+mod doctor;
 mod encoding;
 mod engine;
 mod failure;
@@ -80,8 +81,9 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
             ProofVerb::Show { file } => proof::show(&file, json).map(done),
             ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
         },
+        Command::Doctor(doctor) => doctor::run(&doctor, &context, json),
         Command::Engine(EngineCommand { data, verb }) => {
-            place(data).and_then(|place| engine::run(&place, verb, json)).map(done)
+            place(data).and_then(|place| engine::run(&place, &context, verb, json)).map(done)
         }
     };
     outcome.unwrap_or_else(|f| report(&f))

@@ -30,6 +30,17 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
 
 /// The engines that a node with this configuration would have; outputs of one run take `outputs_bytes_max` at most.
 pub(crate) fn engines(config: &NodeConfig, context: HostContext, outputs_bytes_max: u64) -> Engines {
+    let env = DiscoverEnv::read(context.python_prefix.clone());
+    engines_in(config, context, outputs_bytes_max, env)
+}
+
+/// The same, where runtimes are looked for in `env` alone.
+pub(crate) fn engines_in(
+    config: &NodeConfig,
+    context: HostContext,
+    outputs_bytes_max: u64,
+    env: DiscoverEnv,
+) -> Engines {
     let launcher = Launcher {
         command: context.host_command,
         isolation: match config.isolation {
@@ -42,7 +53,7 @@ pub(crate) fn engines(config: &NodeConfig, context: HostContext, outputs_bytes_m
         // What a run gives must fit into what may be in flight.
         outputs_bytes_max: usize::try_from(outputs_bytes_max).unwrap_or(usize::MAX),
     };
-    Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone())
+    Engines::new(launcher, env, config.engines.onnxruntime.library.clone())
 }
 
 /// A data folder without a node.

@@ -87,7 +87,7 @@ fn tenant_tag_key(path: &Path) -> Result<[u8; TENANT_TAG_KEY_BYTES], Failure> {
 }
 
 /// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
-fn default_data() -> Option<PathBuf> {
+pub(crate) fn default_data() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
 }

@@ -1,20 +1,25 @@
 //! `grey engine …`: the runtimes that a node can use, and how they come here.
 
 mod args;
+mod install;
+pub(crate) mod python;
 
 use serde_json::Value;
 
 pub(crate) use self::args::{EngineCommand, EngineVerb};
 use crate::{
+    HostContext,
     failure::Failure,
     local::{Folder, Place},
     verbs::{print, print_json, text},
 };
 
 /// Runs a verb.
-pub(crate) fn run(place: &Place, verb: EngineVerb, json: bool) -> Result<(), Failure> {
+pub(crate) fn run(place: &Place, context: &HostContext, verb: EngineVerb, json: bool) -> Result<(), Failure> {
     match verb {
         EngineVerb::List => list(place, json),
+        EngineVerb::Install(args) => install::run(&args, context, json),
+        EngineVerb::Remove { engine } => install::remove(&engine, json),
     }
 }
 

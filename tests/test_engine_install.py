@@ -71,7 +71,8 @@ def test_install_use_and_remove(run: Run, home: Path, models: Path, tmp_path: Pa
 
     done = run("engine", "install", "onnxruntime==1.32.0")
     assert done.stdout == "onnxruntime 1.32.0 is installed, and models run on it\n"
-    assert "making an environment with Python" in done.stderr and "installing onnxruntime==1.32.0 into" in done.stderr
+    assert "making an environment with Python" in done.stderr
+    assert "installing onnxruntime==1.32.0 into" in done.stderr
     again = json.loads(run("--json", "engine", "install", "onnxruntime").stdout)
     assert [(e["engine"], e["version"], e["usable"]) for e in again] == [("onnxruntime", "1.32.0", True)]
 
@@ -82,13 +83,15 @@ def test_install_use_and_remove(run: Run, home: Path, models: Path, tmp_path: Pa
     assert (engine["usable"], engine["source"], engine["version"]) == (True, "managed", "1.32.0")
     assert engine["library"].startswith(str(home / "grey" / "venv"))
     doctor = json.loads(run("--json", "doctor", "--http", "127.0.0.1:0", *data).stdout)
-    assert doctor["serves"] and named(doctor["checks"], "onnxruntime")["status"] == "ok", doctor
+    assert doctor["serves"], doctor
+    assert named(doctor["checks"], "onnxruntime")["status"] == "ok"
 
     assert run("engine", "remove", "onnxruntime").stdout == "onnxruntime is removed\n"
     gone = run("engine", "remove", "onnxruntime", code=1).stderr
     assert "is not installed" in gone
     [engine] = json.loads(run("--json", "engine", "list", *data).stdout)
-    assert not engine["usable"] and "engine install onnxruntime" in engine["install"] + run("--help").stdout or engine["install"]
+    assert not engine["usable"]
+    assert engine["install"] == "grey engine install onnxruntime"
 
 
 def test_engines_without_adapter_install_and_say_so(run: Run, home: Path, tmp_path: Path) -> None:
@@ -99,7 +102,8 @@ def test_engines_without_adapter_install_and_say_so(run: Run, home: Path, tmp_pa
     run("model", "list", *data, code=1)
     doctor = json.loads(run("--json", "doctor", "--http", "127.0.0.1:0", *data, code=1).stdout)
     litert = named(doctor["checks"], "litert")
-    assert litert["status"] == "warning" and "no adapter" in litert["found"]
+    assert litert["status"] == "warning"
+    assert "no adapter" in litert["found"]
 
 
 def test_what_cannot_be_installed(run: Run, tmp_path: Path) -> None:
@@ -118,7 +122,8 @@ def test_what_cannot_be_installed(run: Run, tmp_path: Path) -> None:
     assert "error: pip cannot install onnxruntime: " in away.stderr
     assert "hint: pip takes its index and proxies from PIP_INDEX_URL" in away.stderr
     none = run("engine", "install", "onnxruntime==0.0.7", code=1, **elsewhere).stderr
-    assert "pip cannot install onnxruntime==0.0.7: " in none and "onnxruntime==0.0.7" in none
+    assert "pip cannot install onnxruntime==0.0.7: " in none
+    assert "onnxruntime==0.0.7" in none
     assert "does not run as a Python" in run(
         "engine", "install", "torch", "--python", "/bin/false", code=1, XDG_DATA_HOME=str(tmp_path / "b")
     ).stderr  # fmt: skip
@@ -155,5 +160,6 @@ def test_doctor_beside_a_node(start: Any, run: Run) -> None:
         taken.listen()
         other = f"127.0.0.1:{taken.getsockname()[1]}"
         check = named(node.cli_json("doctor", "--data", str(node.data), "--http", other)["checks"], "address")
-        assert check["status"] == "warning" and "listen elsewhere" in check["fix"]
+        assert check["status"] == "warning"
+        assert "listen elsewhere" in check["fix"]
     assert "is no address" in node.cli("doctor", "--http", "nonsense", code=1).stdout

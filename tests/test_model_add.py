@@ -69,9 +69,7 @@ def picky() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-PICKY = {
-    "inputs": [{"name": "ids", "datatype": "INT64", "shape": [1, 28], "data": [100 + i % 7 for i in range(28)]}]
-}
+PICKY = {"inputs": [{"name": "ids", "datatype": "INT64", "shape": [1, 28], "data": [100 + i % 7 for i in range(28)]}]}
 
 
 def test_a_model_with_external_data(start: Any, models: Path, external: Path) -> None:
@@ -163,7 +161,8 @@ def test_a_form_without_an_end_registers_nothing(start: Any, models: Path) -> No
             pass
         endless.settimeout(30)
         answer = endless.recv(65536)
-        assert b" 400 " in answer and b"has no part within" in answer, answer[:500]
+        assert b" 400 " in answer, answer[:500]
+        assert b"has no part within" in answer, answer[:500]
     files = node.data / "registry" / "models" / "m"
     wait_until(lambda: not any(p.is_file() for p in files.rglob("*")), "the files to be swept")
     assert node.cli_json("model", "list") == []
@@ -224,7 +223,8 @@ def test_an_example_shows_how_a_model_may_be_batched(start: Any, tmp_path: Path)
     example.write_text(json.dumps(PICKY))
     node.add("m", model)
     without = node.show("m")
-    assert not without["batching"]["enabled"] and not without["example"]
+    assert not without["batching"]["enabled"]
+    assert not without["example"]
     assert "does not run on made-up input" in without["batching"]["reason"]
     assert not json.loads(node.cli("--json", "model", "validate", "m", code=4).stdout)["valid"]
     given = node.cli("model", "add", "m", str(model), "--example", str(example))
@@ -311,11 +311,15 @@ def test_validation_needs_no_node(models: Path, external: Path, tmp_path: Path) 
         return json.loads(done.stdout) if "--json" in arguments else done.stdout + done.stderr
 
     found = validate(str(external), "--json")
-    assert found["valid"] and found["batching"]["enabled"] and found["proofs"]["class"] == "invariant", found
-    assert found["run"]["inputs"] == "made-up" and found["run"]["outputs"][0]["shape"] == [1, 3]
+    assert found["valid"], found
+    assert found["batching"]["enabled"], found
+    assert found["proofs"]["class"] == "invariant", found
+    assert found["run"]["inputs"] == "made-up"
+    assert found["run"]["outputs"][0]["shape"] == [1, 3]
     assert (external / "model.onnx").is_file(), "it is left as it is"
     text = validate(str(models / "softmax_over_rows.onnx"))
-    assert "batching   off: rows mix" in text and text.endswith("valid\n")
+    assert "batching   off: rows mix" in text
+    assert text.endswith("valid\n")
     assert "not valid: the model cannot be opened: " in validate(str(models / "truncated.onnx"), code=4)
     model, example = tmp_path / "picky.onnx", tmp_path / "x.json"
     model.write_bytes(picky().SerializeToString())

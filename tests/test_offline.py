@@ -24,13 +24,16 @@ def test_a_folder_is_filled_before_a_node_runs(start: Any, models: Path, tmp_pat
     example.write_text(json.dumps(BODY))
     at = ("--data", str(data))
     added = grey("model", "add", "m", str(models / "mlp.onnx"), "--label", "a", "--example", str(example), *at)
-    assert added.stdout.startswith("m version 1 registered as a (sha256-file:") and "registered\n" in added.stdout
+    assert added.stdout.startswith("m version 1 registered as a (sha256-file:")
+    assert "registered\n" in added.stdout
     assert added.stderr.startswith("note: nothing is loaded without a running node")
     quiet = grey("model", *at, "add", "m", str(models / "simple.onnx"), "--no-load", "--metadata", "k=v")
     assert quiet.stderr == ""
     grey("model", "add", "gone", str(models / "gather.onnx"), *at)
     assert grey("model", "remove", "gone", *at).stdout == "gone is removed\n"
-    assert "was removed" in grey("model", "add", "gone", str(models / "gather.onnx"), "--version", "1", *at, code=1).stderr
+    assert (
+        "was removed" in grey("model", "add", "gone", str(models / "gather.onnx"), "--version", "1", *at, code=1).stderr
+    )
     grey("model", "label", "m", "b", "--version", "2", *at)
     listed = json.loads(grey("--json", "model", "list", *at).stdout)
     assert [(m["version"], m["labels"], m["state"]) for m in listed] == [
@@ -43,9 +46,11 @@ def test_a_folder_is_filled_before_a_node_runs(start: Any, models: Path, tmp_pat
     assert engine["usable"]
     for verb in ["load", "unload"]:
         refused = grey("model", verb, "m", *at, code=2)
-        assert f"{verb} needs a running node" in refused.stderr and "hint: start one with: grey serve" in refused.stderr
+        assert f"{verb} needs a running node" in refused.stderr
+        assert "hint: start one with: grey serve" in refused.stderr
     # No keys and sessions of a node were made on the way.
-    assert not (data / "node.key").exists() and not (data / "sessions").exists()
+    assert not (data / "node.key").exists()
+    assert not (data / "sessions").exists()
     # The same as a running node tells, and it serves what was added.
     node = start()
     assert node.cli_json("model", "list") == listed
@@ -66,7 +71,8 @@ def test_a_folder_in_use_names_its_node(start: Any, models: Path) -> None:
 def test_url_and_data_are_not_mixed(tmp_path: Path, models: Path) -> None:
     at = ("--data", str(tmp_path / "d"))
     both = grey("--url", "http://127.0.0.1:1", "model", "list", *at, code=2).stderr
-    assert "--url and --data exclude each other" in both and "hint: --url talks to a running node" in both
+    assert "--url and --data exclude each other" in both
+    assert "hint: --url talks to a running node" in both
     # What the environment says is a default.
     grey("model", "add", "m", str(models / "mlp.onnx"), *at, GREY_URL="http://127.0.0.1:1")
     missing = grey("model", "list", "--data", str(tmp_path / "typo"), code=1).stderr

@@ -122,9 +122,9 @@ pub fn install_command(kind: EngineKind, env: &DiscoverEnv) -> String {
     let package = match kind {
         EngineKind::OnnxRuntime => "onnxruntime",
     };
-    match (env.active.first(), &env.managed) {
-        (Some(root), _) => format!("{}/bin/python -m pip install {package}", root.display()),
-        (None, Some(_)) => format!("grey engine install {}", kind.name()),
+    match (&env.managed, env.active.first()) {
+        (Some(_), _) => format!("grey engine install {}", kind.name()),
+        (None, Some(root)) => format!("{}/bin/python -m pip install {package}", root.display()),
         (None, None) => format!("python3 -m venv .venv && . .venv/bin/activate && pip install {package}"),
     }
 }
@@ -243,7 +243,10 @@ mod tests {
             library_dirs: vec![root("usr/lib/x")],
         };
         let missing = onnxruntime(None, &env).unwrap_err();
-        assert!(missing.install.ends_with("empty/bin/python -m pip install onnxruntime"), "{missing}");
+        assert_eq!(missing.install, "grey engine install onnxruntime");
+        let homeless = DiscoverEnv { managed: None, ..env.clone() };
+        let command = install_command(EngineKind::OnnxRuntime, &homeless);
+        assert!(command.ends_with("empty/bin/python -m pip install onnxruntime"), "{command}");
         assert_eq!(missing.searched.len(), 5);
 
         let expect = |path: PathBuf, source| {
@@ -271,8 +274,6 @@ mod tests {
         put(dir.path(), "lib/python3.12/site-packages/torch_extra-9.dist-info/METADATA");
         assert_eq!(installed(dir.path(), "ai-edge-litert").as_deref(), Some("2.1.0"));
         assert_eq!(installed(dir.path(), "torch"), None);
-        let env = DiscoverEnv { managed: Some(dir.path().into()), ..DiscoverEnv::default() };
-        assert_eq!(onnxruntime(None, &env).unwrap_err().install, "grey engine install onnxruntime");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) enum Outcome {
     /// Bytes that were registered before, and what is newly said of them.
     Existed(std::sync::Arc<Manifest>),
     /// A new version, open in a host.
-    New(std::sync::Arc<Manifest>, Opened),
+    New(std::sync::Arc<Manifest>, Box<Opened>),
 }
 
 impl Adding {
@@ -128,7 +128,7 @@ impl Adding {
             Ok(manifest) => {
                 let hash = &manifest.model_hash;
                 tracing::info!(model = %manifest.id, version = %manifest.version, %hash, "registered");
-                Ok(Outcome::New(manifest, opened))
+                Ok(Outcome::New(manifest, Box::new(opened)))
             }
             Err(e) => {
                 opened.host.unload().await;

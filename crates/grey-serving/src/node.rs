@@ -296,7 +296,7 @@ impl Node {
             }
             Outcome::New(manifest, opened) => {
                 if load {
-                    self.load_with(&manifest, true, Some(opened)).await?;
+                    self.load_with(&manifest, true, Some(*opened)).await?;
                 } else {
                     opened.host.unload().await;
                 }

@@ -78,7 +78,8 @@ impl Folder {
     pub(crate) fn temporary(context: HostContext) -> Result<Folder, Failure> {
         let folder = tempfile::Builder::new().prefix("grey-").tempdir();
         let folder = folder.map_err(|e| Failure::refused(format!("cannot make a temporary folder: {e}")))?;
-        Self::open_in(&folder.path().to_owned(), context, Some(folder))
+        let path = folder.path().to_owned();
+        Self::open_in(&path, context, Some(folder))
     }
 
     fn open_in(path: &Path, context: HostContext, temporary: Option<tempfile::TempDir>) -> Result<Folder, Failure> {

@@ -176,13 +176,21 @@ export class Infer {
     const model = this.model();
     this.shown = this.select.value;
     fill(this.result);
-    if (!model) return;
-    this.prove.disabled = !model.proofs.on;
-    this.prove.checked = model.proofs.on;
-    const response = await fetch(pathOf(model));
-    if (!response.ok) return this.refuse(await said(response));
-    const details = await response.json();
-    if (this.shown === keyOf(model)) this.body.value = example(details.signature);
+    if (!model) return undefined;
+    // Of what is not loaded nobody knows yet.
+    const can = model.proofs.on && (model.proofs.class !== null || model.proofs.precision === null);
+    this.prove.disabled = !can;
+    this.prove.checked = can;
+    try {
+      const response = await fetch(pathOf(model));
+      if (!response.ok) return this.refuse(await said(response));
+      const details = await response.json();
+      if (this.shown === keyOf(model)) this.body.value = example(details.signature);
+    } catch (e) {
+      this.shown = null;
+      this.refuse(`No example: ${e.message}`);
+    }
+    return undefined;
   }
 
   refuse(why) {

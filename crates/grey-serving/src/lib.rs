@@ -45,6 +45,7 @@ pub use config::{
 pub use engines::Engines;
 pub use histogram::HistogramView;
 pub use identity::Identity;
+pub use metrics::MetricsFormat;
 pub use node::{AddRequest, Node};
 pub use overview::{HostOverview, ModelOverview, NodeOverview};
 pub use replay::{ProfileDifference, Replay, ReplayRequest, Replayed};

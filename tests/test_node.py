@@ -231,7 +231,7 @@ class TestModels:
         ("name", "file", "error", "says"),
         [
             ("m", "nope.onnx", grey.InvalidArgument, "cannot read .*nope.onnx: No such file"),
-            ("m", ".", grey.InvalidArgument, "is not a file"),
+            ("m", "/dev/null", grey.InvalidArgument, "/dev/null is a device: a model's files are regular files"),
             ("m", "truncated.onnx", grey.InvalidArgument, "model"),
             ("a/b", "mlp.onnx", grey.InvalidArgument, "invalid model name 'a/b'"),
         ],

@@ -107,11 +107,27 @@ class Node:
     ) -> tuple[asyncio.Future[str], Call]:
         """As :meth:`manage`."""
 
-    def add(self, model: str, file: Path, version: str | None, metadata: Mapping[str, str], load: bool) -> str:
-        """Register a model's file, and load it if ``load``; the answer is JSON."""
+    def add(
+        self,
+        model: str,
+        files: list[Path],
+        version: str | None,
+        labels: list[str],
+        metadata: Mapping[str, str],
+        example: dict[str, Any] | None,
+        load: bool,
+    ) -> str:
+        """Register the files of a model, and load it if ``load``; the answer is JSON."""
 
     def add_async(
-        self, model: str, file: Path, version: str | None, metadata: Mapping[str, str], load: bool
+        self,
+        model: str,
+        files: list[Path],
+        version: str | None,
+        labels: list[str],
+        metadata: Mapping[str, str],
+        example: dict[str, Any] | None,
+        load: bool,
     ) -> tuple[asyncio.Future[str], Call]:
         """As :meth:`add`."""
 

@@ -170,23 +170,29 @@ class Node(_Base):
     def add(
         self,
         model: str,
-        file: str | os.PathLike[str],
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         version: str | None = None,
+        labels: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        example: Mapping[str, Any] | None = None,
         load: bool = True,
     ) -> Model:
-        """Register a model's file, and load it.
+        """Register a version of a model, and load it.
 
         The same bytes again change nothing.
 
+        :param files: the model's file; a list of several, e.g. with weights beside it; or the folder that holds them.
         :param version: its name; by default the next integer.
+        :param labels: names that mean this version from now on.
         :param metadata: whatever is to be remembered of it, as texts.
+        :param example: arrays by name that the model takes, kept with it: where the node cannot make up inputs by
+            itself, they show it whether rows may share runs.
         :param load: whether to load it, too.
-        :raises InvalidArgument: a file that is no model.
+        :raises InvalidArgument: files that are no model.
         :raises AlreadyExists: the version exists, with other bytes.
         """
-        return _added(self._native.add(model, Path(file), version, _texts(metadata), load))
+        return _added(self._native.add(*_addition(model, files, version, labels, metadata, example, load)))
 
     def load(self, model: str, *, version: str | None = None) -> Model:
         """Load a version, by default the latest, and wait until it is ready."""
@@ -291,14 +297,16 @@ class AsyncNode(_Base):
     async def add(
         self,
         model: str,
-        file: str | os.PathLike[str],
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         version: str | None = None,
+        labels: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        example: Mapping[str, Any] | None = None,
         load: bool = True,
     ) -> Model:
         """As :meth:`Node.add`."""
-        adding = self._native.add_async(model, Path(file), version, _texts(metadata), load)
+        adding = self._native.add_async(*_addition(model, files, version, labels, metadata, example, load))
         return _added(await _outcome(adding))
 
     async def load(self, model: str, *, version: str | None = None) -> Model:
@@ -371,6 +379,20 @@ def _inputs_of(signature: str) -> list[TensorSpec]:
 
 def _added(answer: str) -> Model:
     return Model.from_members(json.loads(answer))
+
+
+def _addition(
+    model: str,
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    version: str | None,
+    labels: Sequence[str],
+    metadata: Mapping[str, Any] | None,
+    example: Mapping[str, Any] | None,
+    load: bool,
+) -> tuple[str, list[Path], str | None, list[str], dict[str, str], dict[str, Any] | None, bool]:
+    paths = [files] if isinstance(files, (str, os.PathLike)) else files
+    plain = None if example is None else _arrays.prepare(example, ())
+    return model, [Path(path) for path in paths], version, list(labels), _texts(metadata), plain, load
 
 
 def _texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:

@@ -93,6 +93,16 @@ pub fn protect_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// The version of Landlock's interface that this kernel has; `None` if there is none, or it is switched off.
+pub fn landlock_version() -> Option<u32> {
+    const VERSION: libc::c_long = 1;
+    // SAFETY: with this flag the call takes no pointer and makes nothing: it returns a number, or an error.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0 as libc::c_long, VERSION)
+    };
+    u32::try_from(version).ok().filter(|v| *v > 0)
+}
+
 /// Applies every layer that the kernel has; the report says for each whether it holds, else why not.
 pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
     let mut report = BTreeMap::new();

@@ -8,15 +8,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use grey::{HostCommand, HostContext};
 use grey_core::{
-    Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, NONCE_BYTES, Parameter, Parameters, ProofRequest,
-    Result, Tenant, Version, VersionChoice,
+    Error, ErrorKind, InferRequest, InferResponse, Label, ModelId, ModelRef, NONCE_BYTES, Parameter, Parameters,
+    ProofRequest, Result, Tenant, Tensor, Version, VersionChoice,
 };
 use grey_proof::{Bundle, SessionBundle};
 use grey_server::NodeConfig;
-use grey_serving::AddRequest;
+use grey_serving::{MetricsFormat, NewVersion};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
@@ -158,38 +158,47 @@ impl Node {
         self.process.here(py)?.start(py, manage(self.node.clone(), verb), text)
     }
 
-    /// Registers a model's file, and loads it if `load`; the answer is JSON.
+    /// Registers the files of a model, and loads it if `load`; the answer is JSON.
+    #[pyo3(signature = (model, files, version, labels, metadata, example, load))]
+    #[expect(clippy::too_many_arguments, reason = "as many as the call has")]
     fn add(
         &self,
         py: Python<'_>,
         model: &str,
-        file: PathBuf,
+        files: Vec<PathBuf>,
         version: Option<&str>,
+        labels: Vec<String>,
         metadata: Metadata,
+        example: Option<&Bound<'_, PyDict>>,
         load: bool,
     ) -> PyResult<String> {
-        let request = add_request(py, model, &file, version, metadata, load)?;
-        self.process.here(py)?.wait(py, add(self.node.clone(), request, file))?.map_err(|e| raised(py, &e))
+        let (what, example) = new_version(py, model, version, &labels, metadata, example, load)?;
+        self.process.here(py)?.wait(py, add(self.node.clone(), what, example, files))?.map_err(|e| raised(py, &e))
     }
 
     /// [`Node::add`] as an asyncio future, and its call.
+    #[pyo3(signature = (model, files, version, labels, metadata, example, load))]
+    #[expect(clippy::too_many_arguments, reason = "as many as the call has")]
     fn add_async(
         &self,
         py: Python<'_>,
         model: &str,
-        file: PathBuf,
+        files: Vec<PathBuf>,
         version: Option<&str>,
+        labels: Vec<String>,
         metadata: Metadata,
+        example: Option<&Bound<'_, PyDict>>,
         load: bool,
     ) -> PyResult<(Py<PyAny>, Call)> {
-        let request = add_request(py, model, &file, version, metadata, load)?;
-        self.process.here(py)?.start(py, add(self.node.clone(), request, file), text)
+        let (what, example) = new_version(py, model, version, &labels, metadata, example, load)?;
+        self.process.here(py)?.start(py, add(self.node.clone(), what, example, files), text)
     }
 
     /// The metrics in OpenMetrics text form.
     fn metrics(&self, py: Python<'_>) -> PyResult<String> {
         self.process.here(py)?;
-        Ok(self.node.metrics_text())
+        let text = self.node.metrics(MetricsFormat::OpenMetrics).map_err(|e| raised(py, &e))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Lets accepted calls finish, for at most `timeout` seconds (by default the configuration's `drain_seconds`),
@@ -472,45 +481,65 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::internal(format!("an answer that is no JSON: {e}")))
 }
 
-fn add_request(
+fn new_version(
     py: Python<'_>,
     model: &str,
-    file: &std::path::Path,
     version: Option<&str>,
+    labels: &[String],
     metadata: Metadata,
+    example: Option<&Bound<'_, PyDict>>,
     load: bool,
-) -> PyResult<AddRequest> {
+) -> PyResult<(NewVersion, Option<Vec<Tensor>>)> {
     let made = || {
-        let file_name = file
-            .file_name()
-            .and_then(|n| n.to_str())
-            .ok_or_else(|| Error::invalid(format!("'{}': expected a file whose name is UTF-8", file.display())))?;
-        Ok(AddRequest {
+        Ok(NewVersion {
             id: ModelId::new(model)?,
             version: version.map(Version::new).transpose()?,
-            file_name: file_name.to_owned(),
+            labels: labels.iter().map(Label::new).collect::<Result<_>>()?,
             metadata,
             load,
-            bytes_max: u64::MAX,
         })
     };
-    made().map_err(|e: Error| raised(py, &e))
+    let example = match example {
+        None => None,
+        Some(example) => {
+            let tensors = arrays::tensors(example)?;
+            Some(tensors.ok_or_else(|| PyTypeError::new_err("example: expected plain arrays by name"))?)
+        }
+    };
+    made().map(|what| (what, example)).map_err(|e: Error| raised(py, &e))
 }
 
-async fn add(node: grey_serving::Node, request: AddRequest, file: PathBuf) -> Result<String> {
-    let unreadable = |e: std::io::Error| Error::invalid(format!("cannot read {}: {e}", file.display()));
-    let open = tokio::fs::File::open(&file).await.map_err(unreadable)?;
-    if !open.metadata().await.map_err(unreadable)?.is_file() {
-        return Err(Error::invalid(format!("{} is not a file", file.display())));
+async fn add(
+    node: grey_serving::Node,
+    what: NewVersion,
+    example: Option<Vec<Tensor>>,
+    files: Vec<PathBuf>,
+) -> Result<String> {
+    let found = tokio::task::spawn_blocking(move || grey::model_files(&files))
+        .await
+        .map_err(|e| Error::internal(format!("the search for the model's files ended: {e}")))??;
+    let mut adding = node.begin_add(what).await?;
+    for (name, path) in found {
+        let open = tokio::fs::File::open(&path)
+            .await
+            .map_err(|e| Error::invalid(format!("cannot read {}: {e}", path.display())))?;
+        adding.file(name.as_str(), pieces(open, path).boxed(), u64::MAX).await?;
     }
-    let body = stream::unfold(Some(open), |open| async move {
-        let mut open = open?;
+    if let Some(example) = example {
+        adding.example(example)?;
+    }
+    json(&node.finish_add(adding).await?)
+}
+
+/// What a file holds, piece by piece.
+fn pieces(open: tokio::fs::File, path: PathBuf) -> impl Stream<Item = Result<Bytes>> + Send {
+    stream::unfold(Some((open, path)), |state| async move {
+        let (mut open, path) = state?;
         let mut piece = Vec::with_capacity(READ_BYTES);
         match (&mut open).take(READ_BYTES as u64).read_to_end(&mut piece).await {
             Ok(0) => None,
-            Ok(_) => Some((Ok(Bytes::from(piece)), Some(open))),
-            Err(e) => Some((Err(Error::invalid(format!("the model's file cannot be read: {e}"))), None)),
+            Ok(_) => Some((Ok(Bytes::from(piece)), Some((open, path)))),
+            Err(e) => Some((Err(Error::invalid(format!("cannot read {}: {e}", path.display()))), None)),
         }
-    });
-    json(&node.add(request, body.boxed()).await?)
+    })
 }

@@ -160,7 +160,7 @@ export class Infer {
     if (keys.join() !== [...this.select.options].map((o) => o.value).join()) {
       const chosen = this.select.value;
       fill(this.select, usable.map((m) => el("option", { value: keyOf(m) },
-        `${m.id} version ${m.version}${m.latest ? " (latest)" : ""}`)));
+        `${m.id} version ${m.version}${m.labels.length > 0 ? ` (${m.labels.join(", ")})` : ""}`)));
       if (keys.includes(chosen)) this.select.value = chosen;
     }
     this.form.hidden = keys.length === 0;

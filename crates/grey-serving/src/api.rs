@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use grey_core::{ModelId, Signature, Version};
+use grey_core::{Label, ModelId, Signature, Version};
+use grey_registry::{Index, Manifest};
 use serde::Serialize;
 
 use crate::HistogramView;
@@ -45,6 +46,8 @@ pub struct ModelStatus {
     pub version: Version,
     /// Whether requests without a version get this one.
     pub latest: bool,
+    /// Labels that mean this version, `latest` among them.
+    pub labels: Vec<Label>,
     /// What it does now.
     pub state: ModelState,
     /// Why, where the state needs a reason; else empty.
@@ -69,6 +72,8 @@ pub struct ModelDetails {
     pub signature: Signature,
     /// Free metadata given at registration.
     pub metadata: BTreeMap<String, String>,
+    /// Whether an example request is kept with it.
+    pub example: bool,
     /// When it was registered, Unix seconds.
     pub created: u64,
     /// How requests are batched, and why.
@@ -79,6 +84,46 @@ pub struct ModelDetails {
     pub threads: Option<u32>,
     /// The running hosts, empty if not loaded.
     pub hosts: Vec<HostView>,
+}
+
+impl ModelStatus {
+    pub(crate) fn of(index: &Index, m: &Manifest, state: ModelState, reason: String) -> ModelStatus {
+        ModelStatus {
+            id: m.id.clone(),
+            version: m.version.clone(),
+            latest: index.latest() == Some(&m.version),
+            labels: index.labels_of(&m.version),
+            state,
+            reason,
+        }
+    }
+}
+
+impl ModelDetails {
+    /// Of a version that is not loaded.
+    pub(crate) fn of(
+        index: &Index,
+        m: &Manifest,
+        status: ModelStatus,
+        batching: BatchingView,
+        proofs: ProofsView,
+    ) -> ModelDetails {
+        ModelDetails {
+            status,
+            engine: m.engine.clone(),
+            model_hash: m.model_hash.sha256.to_string(),
+            model_hash_scheme: m.model_hash.scheme.name().to_owned(),
+            files: m.files.iter().map(|f| (f.path.to_string(), f.size)).collect(),
+            signature: m.signature.clone(),
+            metadata: m.metadata.clone(),
+            example: index.entry.examples.contains_key(&m.version),
+            created: m.created,
+            batching,
+            proofs,
+            threads: None,
+            hosts: Vec::new(),
+        }
+    }
 }
 
 /// How requests of a version are put together.
@@ -248,7 +293,7 @@ pub struct EngineReport {
     pub searched: Vec<String>,
 }
 
-/// Answer to [`crate::Node::add`].
+/// Answer to [`crate::Node::finish_add`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Added {
     /// The version, as `model show` tells it.

@@ -3,12 +3,11 @@
 use std::{fs::File, io::Read as _, path::Path};
 
 use grey_core::{Error, Result};
-use grey_engine::{Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
 use grey_registry::DataFolder;
-use grey_server::{NodeConfig, config};
-use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node};
+use grey_server::NodeConfig;
+use grey_serving::Node;
 
-use crate::HostContext;
+use crate::{HostContext, local};
 
 /// Bytes of the key of the tenants' tags.
 const TENANT_TAG_KEY_BYTES: usize = 32;
@@ -21,20 +20,7 @@ pub async fn open_node(config: &NodeConfig, data: &Path, context: HostContext) -
     let mut serving = config.to_serving()?;
     serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
     let folder = DataFolder::open(data)?;
-    let launcher = Launcher {
-        command: context.host_command,
-        isolation: match config.isolation {
-            config::Isolation::Process => Isolation::Process,
-            config::Isolation::Inline => Isolation::Inline,
-        },
-        limits: Limits { data_bytes: config.host_memory_bytes(), readable: Vec::new() },
-        open: grey_engine::engines::open,
-        load_timeout: LOAD_TIMEOUT_DEFAULT,
-        // What a run gives must fit into what may be in flight.
-        outputs_bytes_max: usize::try_from(serving.inflight_bytes_max).unwrap_or(usize::MAX),
-    };
-    let engines =
-        Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
+    let engines = local::engines(config, context, serving.inflight_bytes_max);
     Node::start(serving, folder, engines).await
 }
 

@@ -62,7 +62,7 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
 }
 
 /// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
-fn default_data() -> Option<PathBuf> {
+pub(crate) fn default_data() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
 }
@@ -109,6 +109,10 @@ async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostC
     let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
 
     let url = format!("http://{}", server.local_addr());
+    // Only a convenience for those who find the folder in use.
+    if let Err(e) = node.announce(&url) {
+        tracing::warn!("{e}");
+    }
     let folder = node.data_dir().display().to_string();
     if json {
         let line = serde_json::json!({"event": "ready", "url": url, "pid": std::process::id(), "data": folder});

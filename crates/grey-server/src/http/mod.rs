@@ -1,6 +1,7 @@
 //! Routes: the Open Inference Protocol with Triton's extensions under `/v2`, Grey's own API under
 //! `/grey/v1`, and `/metrics`. Handlers translate; the node decides.
 
+mod add;
 mod body;
 mod console;
 mod error;
@@ -25,7 +26,7 @@ use axum::{
     extract::{Request, State},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{any, get, post},
+    routing::{any, get, post, put},
 };
 use futures_util::FutureExt;
 use grey_core::{Error, ErrorKind};
@@ -80,15 +81,27 @@ fn router(app: Shared, room: Lingering) -> Router {
         .route("/grey/v1/models", get(grey_api::list))
         .route("/grey/v1/engines", get(grey_api::engines))
         .route("/grey/v1/node", get(grey_api::node))
-        .route("/grey/v1/models/{model}", get(grey_api::show).post(grey_api::add).delete(grey_api::remove))
+        .route("/grey/v1/models/{model}", get(grey_api::show).post(add::add).delete(grey_api::remove))
         .route(
             "/grey/v1/models/{model}/versions/{version}",
-            get(grey_api::show).post(grey_api::add).delete(grey_api::remove),
+            get(grey_api::show).post(add::add).delete(grey_api::remove),
         );
+    admin =
+        admin.route("/grey/v1/models/{model}/labels/{label}", put(grey_api::set_label).delete(grey_api::remove_label));
     for at in ["/grey/v1/models/{model}", "/grey/v1/models/{model}/versions/{version}"] {
         admin = admin
             .route(&format!("{at}/load"), post(grey_api::load))
-            .route(&format!("{at}/unload"), post(grey_api::unload));
+            .route(&format!("{at}/unload"), post(grey_api::unload))
+            .route(&format!("{at}/validate"), post(grey_api::validate));
+    }
+    let mut regions = Router::new();
+    for at in ["/v2/systemsharedmemory", "/v2/cudasharedmemory"] {
+        regions = regions
+            .route(&format!("{at}/status"), get(extensions::no_regions))
+            .route(&format!("{at}/unregister"), post(extensions::unregister))
+            .route(&format!("{at}/region/{{region}}/status"), get(extensions::no_region))
+            .route(&format!("{at}/region/{{region}}/register"), post(extensions::register))
+            .route(&format!("{at}/region/{{region}}/unregister"), post(extensions::unregister));
     }
     let admin = admin.route_layer(middleware::from_fn_with_state(app.clone(), changes));
     // Runs a model at an operator's word, and changes nothing.
@@ -101,15 +114,6 @@ fn router(app: Shared, room: Lingering) -> Router {
         .route("/grey/v1/verify", post(verify::verify))
         .route("/console/{file}", get(console::file))
         .route_layer(middleware::from_fn_with_state(app.clone(), own_names));
-    let mut regions = Router::new();
-    for at in ["/v2/systemsharedmemory", "/v2/cudasharedmemory"] {
-        regions = regions
-            .route(&format!("{at}/status"), get(extensions::no_regions))
-            .route(&format!("{at}/unregister"), post(extensions::unregister))
-            .route(&format!("{at}/region/{{region}}/status"), get(extensions::no_region))
-            .route(&format!("{at}/region/{{region}}/register"), post(extensions::register))
-            .route(&format!("{at}/region/{{region}}/unregister"), post(extensions::unregister));
-    }
     let router = Router::new()
         .route("/v2", get(oip::server))
         .route("/v2/health/live", get(oip::live))

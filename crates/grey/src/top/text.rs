@@ -22,7 +22,7 @@ pub(crate) struct Lines {
 pub(crate) fn lines(p: &Picture, url: &str, room: usize) -> Lines {
     let mut models: Vec<&ModelPicture> = p.models.iter().collect();
     if models.len() > room {
-        let busy = |m: &ModelPicture| (m.queue_rows as f64, m.requests_per_second.unwrap_or(0.0));
+        let busy = |m: &ModelPicture| (m.queue_rows as f64, m.requests_per_second.unwrap_or(0.0), m.hosts);
         models.sort_by(|a, b| busy(b).partial_cmp(&busy(a)).unwrap_or(std::cmp::Ordering::Equal));
         models.truncate(room.saturating_sub(1));
     }

@@ -140,7 +140,7 @@ mod tests {
             ("ftp://node", "its scheme is 'ftp', expected http"),
             ("http://", "an address looks like"),
             ("http://:80", "names no host"),
-            ("http://node:port", "an address looks like"),
+            ("http://node:port", "its port is 'port', expected 1 to 65535"),
             ("http://node:", "its port is '', expected 1 to 65535"),
             ("http://node:99999", "expected 1 to 65535"),
             ("http://node:0", "its port is 0"),

@@ -282,7 +282,11 @@ impl Answer {
     /// Refuses an answer that is not one to `call`.
     pub(crate) fn check(&self, call: &InferCall) -> Result<()> {
         let wrong = |what: &str, expected: &str, found: &str| {
-            Err(Error::Answer(format!("it is not one to this request: {what}: expected '{}', found '{}'", shown(expected), shown(found))))
+            Err(Error::Answer(format!(
+                "it is not one to this request: {what}: expected '{}', found '{}'",
+                shown(expected),
+                shown(found)
+            )))
         };
         if self.model != call.model {
             return wrong("model_name", call.model.as_str(), self.model.as_str());
@@ -340,17 +344,44 @@ mod tests {
             (read(GOOD, &[&tail[..], &[0]].concat()).unwrap_err().to_string(), "1 bytes of it belong to no output"),
             (read("[]", &[]).unwrap_err().to_string(), "expected an object in JSON"),
             (read("", &[]).unwrap_err().to_string(), "expected an object in JSON"),
-            (read("{\"model_name\":\"../m\",\"outputs\":[]}", &[]).unwrap_err().to_string(), "model_name: invalid model name"),
-            (decode(Some(9), &Payload::from(vec![b'{'; 8])).unwrap_err().to_string(), "says 9 bytes of JSON, but the answer has 8"),
+            (
+                read("{\"model_name\":\"../m\",\"outputs\":[]}", &[]).unwrap_err().to_string(),
+                "model_name: invalid model name",
+            ),
+            (
+                decode(Some(9), &Payload::from(vec![b'{'; 8])).unwrap_err().to_string(),
+                "says 9 bytes of JSON, but the answer has 8",
+            ),
             (decode(Some(u64::MAX), &Payload::default()).unwrap_err().to_string(), "says 18446744073709551615 bytes"),
             (one(r#"{"name":"y","datatype":"INT16","shape":[1],"data":[1]}"#, &[]), "it came as JSON"),
             (one(r#"{"name":"y","datatype":"INT16","shape":[1]}"#, &[]), "no 'binary_data_size'"),
-            (one(r#"{"name":"y","datatype":"INT16","shape":[1],"parameters":{"binary_data_size":-1}}"#, &[]), "no 'binary_data_size'"),
-            (one(r#"{"name":"y","datatype":"INT16","shape":[9],"parameters":{"binary_data_size":2}}"#, &[0; 2]), "expected 18 bytes"),
-            (one(r#"{"name":"y","datatype":"INT16","shape":[18446744073709551615,2],"parameters":{"binary_data_size":2}}"#, &[0; 2]), "more elements than can exist"),
-            (one(r#"{"name":"y","datatype":"INT16","shape":[-1],"parameters":{"binary_data_size":2}}"#, &[0; 2]), "it is no inference answer"),
-            (one(r#"{"name":"y","datatype":"COMPLEX","shape":[1],"parameters":{"binary_data_size":2}}"#, &[0; 2]), "unknown datatype 'COMPLEX'"),
-            (one(r#"{"name":"y","datatype":"BOOL","shape":[1],"parameters":{"binary_data_size":1}}"#, &[2]), "neither 0 nor 1"),
+            (
+                one(r#"{"name":"y","datatype":"INT16","shape":[1],"parameters":{"binary_data_size":-1}}"#, &[]),
+                "no 'binary_data_size'",
+            ),
+            (
+                one(r#"{"name":"y","datatype":"INT16","shape":[9],"parameters":{"binary_data_size":2}}"#, &[0; 2]),
+                "expected 18 bytes",
+            ),
+            (
+                one(
+                    r#"{"name":"y","datatype":"INT16","shape":[18446744073709551615,2],"parameters":{"binary_data_size":2}}"#,
+                    &[0; 2],
+                ),
+                "more elements than can exist",
+            ),
+            (
+                one(r#"{"name":"y","datatype":"INT16","shape":[-1],"parameters":{"binary_data_size":2}}"#, &[0; 2]),
+                "it is no inference answer",
+            ),
+            (
+                one(r#"{"name":"y","datatype":"COMPLEX","shape":[1],"parameters":{"binary_data_size":2}}"#, &[0; 2]),
+                "unknown datatype 'COMPLEX'",
+            ),
+            (
+                one(r#"{"name":"y","datatype":"BOOL","shape":[1],"parameters":{"binary_data_size":1}}"#, &[2]),
+                "neither 0 nor 1",
+            ),
         ] {
             assert!(found.contains(says), "{found}\n should say {says}");
         }
@@ -364,7 +395,9 @@ mod tests {
 
     #[test]
     fn proofs_are_taken_out() {
-        let with = |parameters: &str| read(&format!(r#"{{"model_name":"m","outputs":[],"parameters":{{{parameters}}}}}"#), &[]);
+        let with = |parameters: &str| {
+            read(&format!(r#"{{"model_name":"m","outputs":[],"parameters":{{{parameters}}}}}"#), &[])
+        };
         let session = "ab".repeat(32);
         let a = with(&format!(r#""grey_proof":"AAE=","grey_session":"{session}""#)).unwrap();
         assert_eq!(a.proof.unwrap(), AnswerProof { proof: vec![0, 1].into(), session: [0xab; 32] });
@@ -386,7 +419,9 @@ mod tests {
         let call = || InferCall::new(ModelId::new("m").unwrap(), vec![]);
         answer.check(&call()).unwrap();
         let says = |c: InferCall| answer.check(&c).unwrap_err().to_string();
-        assert!(says(InferCall::new(ModelId::new("n").unwrap(), vec![])).contains("model_name: expected 'n', found 'm'"));
+        assert!(
+            says(InferCall::new(ModelId::new("n").unwrap(), vec![])).contains("model_name: expected 'n', found 'm'")
+        );
         assert!(says(InferCall { version: Some(Version::new("1").unwrap()), ..call() }).contains("model_version"));
         assert!(says(InferCall { id: "b".into(), ..call() }).contains("id: expected 'b', found 'a'"));
         assert!(says(InferCall { outputs: vec!["y".into()], ..call() }).contains("outputs: expected 'y', found ''"));

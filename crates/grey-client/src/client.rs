@@ -32,8 +32,7 @@ use tokio::{
 
 use crate::{
     Added, Address, Answer, Config, Error, InferCall, Limit, ModelDetails, ModelList, ModelMetadata, NodeInfo, Proven,
-    Replay, Result,
-    answer,
+    Replay, Result, answer,
     body::Body,
     clock,
     connection::{Lost, chain},
@@ -253,7 +252,10 @@ impl Client {
             answer_bytes_max: self.0.config.answer_bytes_max,
             ..Order::bare(Method::POST, "/grey/v1/replay".into())
         };
-        self.json::<ReplayReport>(order, timeout.or(self.0.config.model_timeout)).await?.open().map_err(|e| self.about(e))
+        self.json::<ReplayReport>(order, timeout.or(self.0.config.model_timeout))
+            .await?
+            .open()
+            .map_err(|e| self.about(e))
     }
 
     /// All models.
@@ -332,7 +334,10 @@ impl Client {
     pub async fn add(&self, what: &AddRequest) -> Result<Added> {
         let own_name = || what.file.file_name().and_then(|n| n.to_str()).map(str::to_owned);
         let name = what.file_name.clone().or_else(own_name).ok_or_else(|| {
-            Error::Argument(format!("'{}' has no file name that the registry could use", shown(&what.file.to_string_lossy())))
+            Error::Argument(format!(
+                "'{}' has no file name that the registry could use",
+                shown(&what.file.to_string_lossy())
+            ))
         })?;
         let mut query = vec![("file".to_owned(), name), ("load".to_owned(), what.load.to_string())];
         query.extend(what.metadata.iter().map(|(k, v)| (format!("meta.{k}"), v.clone())));
@@ -435,7 +440,12 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, order: &Order<'_>, timing: &Call, on_new: bool) -> Result<Success, (Error, Option<Failed>)> {
+    async fn attempt(
+        &self,
+        order: &Order<'_>,
+        timing: &Call,
+        on_new: bool,
+    ) -> Result<Success, (Error, Option<Failed>)> {
         let fatal = |e: Error| (e, None);
         timing.enter(Phase::Slot);
         let slot = self.0.pool.slot().await.map_err(fatal)?;
@@ -460,9 +470,10 @@ impl Client {
                 let error = Error::Broken(format!("{at} closed the connection before it answered: {why}"));
                 (error, was_used.then_some(Failed::ClosedWhileIdle))
             }
-            Lost::NotHttp(why) => {
-                (Error::NotANode(format!("{at} answered with something that is not HTTP: {why}; is it a Grey node?")), None)
-            }
+            Lost::NotHttp(why) => (
+                Error::NotANode(format!("{at} answered with something that is not HTTP: {why}; is it a Grey node?")),
+                None,
+            ),
             Lost::Source(why) => (Error::Argument(format!("cannot read what is to be sent: {why}")), None),
             Lost::Broken(why) => (Error::Broken(format!("the connection to {at} broke: {why}")), None),
         }
@@ -526,7 +537,12 @@ impl Client {
         let mut read = Payload::default();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| {
-                Error::Broken(format!("the answer of {} broke off after {} bytes: {}", self.0.address, read.len(), chain(&e)))
+                Error::Broken(format!(
+                    "the answer of {} broke off after {} bytes: {}",
+                    self.0.address,
+                    read.len(),
+                    chain(&e)
+                ))
             })?;
             if let Ok(data) = frame.into_data() {
                 read.push(data);
@@ -560,8 +576,10 @@ impl Client {
                 return (Error::NotANode(why), None);
             }
         };
-        let kind = kind.unwrap_or(if status.is_client_error() { ErrorKind::InvalidArgument } else { ErrorKind::Internal });
-        let retry_after = headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|s| s.trim().parse().ok());
+        let kind =
+            kind.unwrap_or(if status.is_client_error() { ErrorKind::InvalidArgument } else { ErrorKind::Internal });
+        let retry_after =
+            headers.get(header::RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(|s| s.trim().parse().ok());
         let retry_after = retry_after.map(Duration::from_secs);
         let failed = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(Failed::Unavailable(retry_after));
         let error = Error::Refused(Box::new(Refusal { status: status.as_u16(), kind, message, retry_after }));
@@ -624,8 +642,7 @@ fn says_close(headers: &HeaderMap) -> bool {
 }
 
 async fn file_body(path: PathBuf) -> Result<Body> {
-    let unreadable =
-        |e: io::Error| Error::Argument(format!("cannot read '{}': {e}", shown(&path.to_string_lossy())));
+    let unreadable = |e: io::Error| Error::Argument(format!("cannot read '{}': {e}", shown(&path.to_string_lossy())));
     let file = File::open(&path).await.map_err(unreadable)?;
     let meta = file.metadata().await.map_err(unreadable)?;
     if !meta.is_file() {

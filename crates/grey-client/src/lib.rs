@@ -29,7 +29,7 @@ pub use answer::{Answer, decode};
 pub use client::{AddRequest, Client};
 pub use config::{Config, Limit};
 pub use error::{Error, Refusal, Rejected, Result};
-pub use proof::{Proven, ProveRequest};
+pub use proof::{ProveRequest, Proven};
 pub use request::InferCall;
 pub use views::{
     Added, Batching, Difference, HashPair, Host, ModelDetails, ModelList, ModelMetadata, ModelName, ModelStatus,

@@ -59,7 +59,9 @@ impl Pool {
         let to = &self.address;
         let opened = timeout(self.connect_timeout, Connection::open(to)).await;
         let connection = opened
-            .map_err(|_| Error::Connect(format!("cannot reach a node at {to}: no connection within {:?}", self.connect_timeout)))?
+            .map_err(|_| {
+                Error::Connect(format!("cannot reach a node at {to}: no connection within {:?}", self.connect_timeout))
+            })?
             .map_err(|e| Error::Connect(format!("cannot reach a node at {to}: {e}")))?;
         Ok(Lease { connection, is_used: false, _slot: slot })
     }

@@ -117,7 +117,12 @@ struct Input<'a> {
 }
 
 /// Writes a request of these inputs.
-pub(crate) fn encode(id: &str, inputs: &[Tensor], outputs: &[String], parameters: &Map<String, Value>) -> Result<Encoded> {
+pub(crate) fn encode(
+    id: &str,
+    inputs: &[Tensor],
+    outputs: &[String],
+    parameters: &Map<String, Value>,
+) -> Result<Encoded> {
     let listed: Vec<Input<'_>> = inputs
         .iter()
         .map(|t| Input {
@@ -146,7 +151,11 @@ pub(crate) fn encode(id: &str, inputs: &[Tensor], outputs: &[String], parameters
 }
 
 /// The parameters of an inference, `left` being the time that the node has.
-pub(crate) fn parameters(call: &InferCall, left: Option<Duration>, proof: Option<(&[u8], Option<&[u8; 32]>)>) -> Map<String, Value> {
+pub(crate) fn parameters(
+    call: &InferCall,
+    left: Option<Duration>,
+    proof: Option<(&[u8], Option<&[u8; 32]>)>,
+) -> Map<String, Value> {
     let mut out: Map<String, Value> = call
         .parameters
         .iter()

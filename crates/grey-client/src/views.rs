@@ -261,9 +261,9 @@ impl ReplayReport {
     /// Checks the outputs.
     pub fn open(self) -> Result<Replay> {
         let one = |o: ReplayedOutput| {
-            let data = STANDARD.decode(&o.data).map_err(|e| {
-                Error::Answer(format!("output '{}' of the replay is not base64: {e}", shown(&o.name)))
-            })?;
+            let data = STANDARD
+                .decode(&o.data)
+                .map_err(|e| Error::Answer(format!("output '{}' of the replay is not base64: {e}", shown(&o.name))))?;
             Tensor::new(o.name, o.datatype, o.shape, data).map_err(|e| Error::Answer(e.message().to_owned()))
         };
         Ok(Replay {

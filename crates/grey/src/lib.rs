@@ -9,6 +9,7 @@ mod encoding;
 mod failure;
 mod files;
 mod infer;
+mod open_node;
 mod proof;
 mod request;
 mod serve;
@@ -19,6 +20,7 @@ use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
 use clap::Parser as _;
 pub use grey_engine::HostCommand;
+pub use open_node::open_node;
 
 use crate::{
     args::{Cli, Command, ProofVerb},

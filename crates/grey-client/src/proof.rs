@@ -85,6 +85,7 @@ pub(crate) fn check(call: &InferCall, answer: &Answer, asked: &Asked, session: &
         salt: asked.salt.map(Vec::from),
         nonce: Some(asked.nonce.clone()),
         session_nonce: Some(asked.nonce.clone()),
+        model_hash: call.model_hash,
         request: Some(KnownRequest {
             model_id: Some(call.model.to_string()),
             model_version: answer.version.as_ref().map(ToString::to_string),

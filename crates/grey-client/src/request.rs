@@ -5,7 +5,7 @@ use std::{collections::HashSet, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use grey_core::{ModelId, Parameter, Parameters, Tenant, Tensor, Version, oip};
-use grey_proof::Policy;
+use grey_proof::{KnownModelHash, Policy};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -34,6 +34,8 @@ pub struct InferCall {
     pub prove: Option<ProveRequest>,
     /// Asks for a proof and fails with [`Error::ProofRejected`] if it is not valid by this policy when it arrives.
     pub verify: Option<Policy>,
+    /// The hash of the model's files that the proof must state; only with `verify`.
+    pub model_hash: Option<KnownModelHash>,
 }
 
 /// Parameters that mean something to the node, each with the argument that sets it.
@@ -63,12 +65,16 @@ impl InferCall {
             timeout: Limit::Usual,
             prove: None,
             verify: None,
+            model_hash: None,
         }
     }
 
     /// Refuses what no node would take, before anything is sent.
     pub(crate) fn check(&self) -> Result<()> {
         let wrong = |why: String| Err(Error::Argument(why));
+        if self.model_hash.is_some() && self.verify.is_none() {
+            return wrong("a model's hash is compared with that of a proof: give a policy, too".into());
+        }
         let mut names = HashSet::new();
         for t in &self.inputs {
             if t.name().len() > oip::TENSOR_NAME_BYTES_MAX {

@@ -1,11 +1,12 @@
-//! What a node tells about itself and its models, read from its JSON. Members that are not known are left
-//! unread, so that a newer node can say more.
+//! What a node tells about itself and its models, read from its JSON. Members that are not known are kept as
+//! they came where a version or the node is told in full, else left unread: a newer node can say more.
 
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_core::{DType, ModelId, Signature, Tensor, Version};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{Error, Result, text::shown};
 
@@ -67,6 +68,9 @@ pub struct ModelDetails {
     /// The running hosts; empty if it is not loaded.
     #[serde(default)]
     pub hosts: Vec<Host>,
+    /// What a newer node says beside.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// How requests of a version are put together.
@@ -85,6 +89,9 @@ pub struct Batching {
     /// Batch sizes that runs are padded to.
     #[serde(default)]
     pub buckets: Vec<u32>,
+    /// What a newer node says beside.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// Whether and as what a version's answers can be proven.
@@ -107,6 +114,9 @@ pub struct Proofs {
     pub switches: Vec<String>,
     /// What the self-test found.
     pub self_test: String,
+    /// What a newer node says beside.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// One engine host.
@@ -117,6 +127,9 @@ pub struct Host {
     pub pid: Option<u32>,
     /// Runtime and version.
     pub runtime: String,
+    /// What a newer node says beside.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// A version that was registered.
@@ -143,6 +156,9 @@ pub struct NodeInfo {
     pub reason: String,
     /// How verifiers know it.
     pub proofs: NodeProofs,
+    /// What a newer node says beside.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// How a node is known to verifiers.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grey import _arrays, _native
+from grey._calls import outcome, texts
 from grey.errors import InvalidArgument
 from grey.results import InferResult, Model, ModelStatus, TensorSpec
 
@@ -185,7 +186,7 @@ class Node(_Base):
         :raises InvalidArgument: a file that is no model.
         :raises AlreadyExists: the version exists, with other bytes.
         """
-        return _added(self._native.add(model, Path(file), version, _texts(metadata), load))
+        return _added(self._native.add(model, Path(file), version, texts(metadata), load))
 
     def load(self, model: str, *, version: str | None = None) -> Model:
         """Load a version, by default the latest, and wait until it is ready."""
@@ -230,7 +231,7 @@ class AsyncNode(_Base):
 
     async def close(self, timeout: float | None = None) -> None:
         """As :meth:`Node.close`."""
-        await _outcome(self._native.close_async(timeout))
+        await outcome(self._native.close_async(timeout))
         self._end()
 
     async def infer(
@@ -262,7 +263,7 @@ class AsyncNode(_Base):
             if started is None:
                 inputs = _arrays.prepare(inputs, await self._signature(model, version))
             elif type(started) is int:
-                room = await _outcome(self._native.room_async(started, _left(end)))
+                room = await outcome(self._native.room_async(started, _left(end)))
             else:
                 break
         future, call = started
@@ -276,7 +277,7 @@ class AsyncNode(_Base):
         return _inputs_of(await self._manage("signature", model, version))
 
     async def _manage(self, verb: str, model: str | None = None, version: str | None = None) -> str:
-        return await _outcome(self._native.manage_async(verb, model, version))  # type: ignore[no-any-return]
+        return await outcome(self._native.manage_async(verb, model, version))  # type: ignore[no-any-return]
 
     async def models(self) -> list[ModelStatus]:
         """As :meth:`Node.models`."""
@@ -296,8 +297,8 @@ class AsyncNode(_Base):
         load: bool = True,
     ) -> Model:
         """As :meth:`Node.add`."""
-        adding = self._native.add_async(model, Path(file), version, _texts(metadata), load)
-        return _added(await _outcome(adding))
+        adding = self._native.add_async(model, Path(file), version, texts(metadata), load)
+        return _added(await outcome(adding))
 
     async def load(self, model: str, *, version: str | None = None) -> Model:
         """As :meth:`Node.load`."""
@@ -333,15 +334,6 @@ def _end(native: _native.Node, temporary: str | None, pid: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-async def _outcome(started: tuple[Any, _native.Call]) -> Any:
-    future, call = started
-    try:
-        return await future
-    except asyncio.CancelledError:
-        call.cancel()
-        raise
-
-
 def _left(end: float | None) -> float | None:
     return None if end is None else max(0.0, end - time.monotonic())
 
@@ -369,10 +361,6 @@ def _inputs_of(signature: str) -> list[TensorSpec]:
 
 def _added(answer: str) -> Model:
     return Model.from_members(json.loads(answer))
-
-
-def _texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()}
 
 
 def _config_text(config: Config | None) -> str:

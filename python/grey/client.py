@@ -260,8 +260,8 @@ class Client(_Base):
     def models(self, *, timeout: float | None = None) -> list[ModelStatus]:
         """All versions of all models, and what they do now.
 
-        >>> [m.id for m in client.models() if m.state == "ready"]
-        ['affine', 'digits']
+        >>> client.models()[0]
+        ModelStatus(id='affine', version='1', latest=True, state='ready', reason='')
         """
         return _models(self._native.manage("models", timeout=timeout))
 

@@ -250,6 +250,7 @@ impl Client {
                 encode("", inputs, &[], &parameters).map(Content::Chunks)
             }),
             answer_bytes_max: self.0.config.answer_bytes_max,
+            is_repeatable: true,
             ..Order::bare(Method::POST, "/grey/v1/replay".into())
         };
         self.json::<ReplayReport>(order, timeout.or(self.0.config.model_timeout))

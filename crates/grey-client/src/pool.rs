@@ -14,6 +14,10 @@ use crate::{Error, Result, address::Address, clock, connection::Connection};
 /// Longest time that a connection is kept unused: less than the minute after which a node cuts it.
 const IDLE_MAX: Duration = Duration::from_secs(45);
 
+/// Longest wait for a kept connection to be ready, which it is at once: unless it still sends the body of a request
+/// that was refused early.
+const READY_WAIT_MAX: Duration = Duration::from_millis(100);
+
 /// The pool.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -47,7 +51,7 @@ impl Pool {
     /// A connection that was used before, if one is open still.
     pub async fn kept(&self, slot: OwnedSemaphorePermit) -> Result<Lease, OwnedSemaphorePermit> {
         while let Some(mut connection) = self.newest(clock::now()) {
-            if connection.is_usable().await {
+            if timeout(READY_WAIT_MAX, connection.is_usable()).await.unwrap_or(false) {
                 return Ok(Lease { connection, is_used: true, _slot: slot });
             }
         }

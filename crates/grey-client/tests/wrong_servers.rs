@@ -1,4 +1,5 @@
 //! Servers that are wrong, slow, or not there: what each of them comes to.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use std::{
     io,

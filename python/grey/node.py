@@ -140,16 +140,17 @@ class Node(_Base):
         """
         wanted = None if outputs is None else list(outputs)
         options = _options(tenant, prove, nonce, salt, parameters, request_id)
-        room = None
+        room, left = None, timeout
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             answer = None
             if type(inputs) is dict:
-                answer = self._native.infer(model, version, inputs, wanted, _left(end), options, room)
+                answer = self._native.infer(model, version, inputs, wanted, left, options, room)
             if answer is None:
-                inputs = _arrays.prepare(inputs, self._signature(model, version))
+                inputs, left = _arrays.prepare(inputs, self._signature(model, version)), _left(end)
             elif type(answer) is int:
-                room = self._native.room(answer, _left(end))
+                room = self._native.room(answer, left)
+                left = _left(end)
             else:
                 return answer  # type: ignore[no-any-return]
 
@@ -254,16 +255,17 @@ class AsyncNode(_Base):
         options = None
         if tenant or prove or nonce or salt or parameters or request_id:
             options = _options(tenant, prove, nonce, salt, parameters, request_id)
-        room = None
+        room, left = None, timeout
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             started = None
             if type(inputs) is dict:
-                started = self._native.infer_async(model, version, inputs, wanted, _left(end), options, room)
+                started = self._native.infer_async(model, version, inputs, wanted, left, options, room)
             if started is None:
-                inputs = _arrays.prepare(inputs, await self._signature(model, version))
+                inputs, left = _arrays.prepare(inputs, await self._signature(model, version)), _left(end)
             elif type(started) is int:
-                room = await outcome(self._native.room_async(started, _left(end)))
+                room = await outcome(self._native.room_async(started, left))
+                left = _left(end)
             else:
                 break
         future, call = started

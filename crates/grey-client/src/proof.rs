@@ -1,6 +1,6 @@
 //! Proofs on arrival: put together with their session, examined, and judged by a policy.
 
-use grey_core::{Tensor, oip};
+use grey_core::{NONCE_BYTES, Tensor};
 use grey_proof::{
     Bundle, Check, CheckResult, Known, KnownRequest, KnownTensor, Overall, Platform, Policy, SessionBundle,
     SoftwareKeys, Verdict,
@@ -46,7 +46,7 @@ impl Asked {
             (request, _) => request.clone().unwrap_or_default(),
         };
         let nonce = match request.nonce {
-            Some(nonce) if !oip::NONCE_BYTES.contains(&nonce.len()) => {
+            Some(nonce) if !NONCE_BYTES.contains(&nonce.len()) => {
                 return Err(Error::Argument(format!("the nonce has {} bytes, expected 8 to 64", nonce.len())));
             }
             Some(nonce) => nonce,

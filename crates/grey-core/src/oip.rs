@@ -23,5 +23,3 @@ pub const PARAMETERS_MAX: usize = 1024;
 pub const TENSOR_NAME_BYTES_MAX: usize = 4096;
 /// Longest `timeout` that means anything, a day in microseconds.
 pub const TIMEOUT_US_MAX: u64 = 86_400_000_000;
-/// Bytes of a client's nonce (proof format, claim 10).
-pub const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;

@@ -27,11 +27,14 @@ fn import_numpy(py: Python<'_>) -> PyResult<()> {
 pub(crate) fn size(inputs: &Bound<'_, PyDict>) -> PyResult<Option<usize>> {
     import_numpy(inputs.py())?;
     let mut bytes = 0usize;
-    for (_, value) in inputs.iter() {
+    for (name, value) in inputs.iter() {
+        if !name.is_instance_of::<PyString>() {
+            return Ok(None);
+        }
         let size = if let Ok(array) = value.cast_exact::<PyUntypedArray>() {
             array.len().checked_mul(array.dtype().itemsize())
-        } else if let Ok(given) = value.cast::<PyTuple>() {
-            Some(given.get_item(2)?.len()?)
+        } else if let Some((_, _, data)) = given(&value) {
+            Some(data.as_bytes().len())
         } else {
             return Ok(None);
         };
@@ -46,13 +49,12 @@ pub(crate) fn tensors(inputs: &Bound<'_, PyDict>) -> PyResult<Option<Vec<Tensor>
     import_numpy(inputs.py())?;
     let mut out = Vec::with_capacity(inputs.len());
     for (name, value) in inputs.iter() {
-        let name = name.cast::<PyString>().map_err(|_| PyTypeError::new_err("names of inputs are texts"))?;
+        let Ok(name) = name.cast::<PyString>() else { return Ok(None) };
         let name = name.to_str()?;
         let tensor = if let Ok(array) = value.cast_exact::<PyUntypedArray>() {
             let Some((dtype, shape, data)) = plain(array) else { return Ok(None) };
             Tensor::new(name, dtype, shape, data)
-        } else if let Ok(given) = value.cast::<PyTuple>() {
-            let (dtype, shape, data): (String, Vec<u64>, Bound<'_, PyBytes>) = given.extract()?;
+        } else if let Some((dtype, shape, data)) = given(&value) {
             let dtype: DType =
                 dtype.parse().map_err(|e: grey_core::UnknownDType| PyTypeError::new_err(e.to_string()))?;
             Tensor::new(name, dtype, shape, Bytes::copy_from_slice(data.as_bytes()))
@@ -62,6 +64,11 @@ pub(crate) fn tensors(inputs: &Bound<'_, PyDict>) -> PyResult<Option<Vec<Tensor>
         out.push(tensor.map_err(|e| raised(inputs.py(), &e))?);
     }
     Ok(Some(out))
+}
+
+/// A tensor as `grey._arrays` writes it. No tuple that numpy makes an array of is one.
+fn given<'py>(value: &Bound<'py, PyAny>) -> Option<(String, Vec<u64>, Bound<'py, PyBytes>)> {
+    value.cast::<PyTuple>().ok()?.extract().ok()
 }
 
 /// Of an array that lies in memory as a tensor does: row-major, without gaps, in this machine's byte order (which

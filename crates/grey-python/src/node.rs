@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use grey::{HostCommand, HostContext};
 use grey_core::{
-    Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Parameters, ProofRequest, Result, Tenant,
-    Version, VersionChoice,
+    Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, NONCE_BYTES, Parameters, ProofRequest, Result,
+    Tenant, Version, VersionChoice,
 };
 use grey_proof::{Bundle, SessionBundle};
 use grey_server::NodeConfig;
@@ -297,6 +297,13 @@ impl Options {
                 "prove" => out.proof = Some(out.proof.take().unwrap_or_default()),
                 "nonce" => {
                     let nonce: Vec<u8> = value.extract::<Bound<'_, PyBytes>>()?.as_bytes().to_vec();
+                    if !NONCE_BYTES.contains(&nonce.len()) {
+                        let found = nonce.len();
+                        return Err(raised(
+                            py,
+                            &Error::invalid(format!("nonce: expected 8 to 64 bytes, found {found}")),
+                        ));
+                    }
                     out.proof.get_or_insert_default().nonce = Some(nonce);
                 }
                 "salt" => {

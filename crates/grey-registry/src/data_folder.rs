@@ -29,9 +29,7 @@ impl Drop for DataFolder {
     /// Unlocks in so many words: a process that is just being forked holds a copy of the descriptor
     /// until it executes its program, and closing ours alone would leave the folder locked till then.
     fn drop(&mut self) {
-        if let Err(e) = flock(&self.lock, FlockOperation::Unlock) {
-            tracing::warn!("cannot unlock the data folder {}: {e}", self.path.display());
-        }
+        self.release();
     }
 }
 
@@ -61,6 +59,13 @@ impl DataFolder {
         sweep_half_written(&path.join("registry"), 0);
         clear(&path.join(OPEN)).map_err(|e| failed("clear", &path.join(OPEN), &e))?;
         Ok(DataFolder { path, lock })
+    }
+
+    /// Leaves the folder to other nodes, before its owner is gone: nothing may be written any more.
+    pub fn release(&self) {
+        if let Err(e) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!("cannot unlock the data folder {}: {e}", self.path.display());
+        }
     }
 
     /// Where it is, absolute.

@@ -41,5 +41,6 @@ pub use config::{
 };
 pub use engines::Engines;
 pub use identity::Identity;
+pub use metrics::MetricsFormat;
 pub use node::{AddRequest, Node};
 pub use replay::{ProfileDifference, Replay, ReplayRequest, Replayed};

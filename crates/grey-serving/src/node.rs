@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -27,7 +28,7 @@ use crate::{
     engines::Engines,
     identity::{self, Identity},
     isa::isa_class,
-    metrics::Metrics,
+    metrics::{Metrics, MetricsFormat},
     model::{Model, Parts, batcher_config, batching_view},
     opener::{MEASURE_RUNS, Opened, Opener, auto_threads, measure_row},
     permits::PermitPool,
@@ -503,10 +504,17 @@ impl Node {
         self.0.draining.store(true, Ordering::SeqCst);
     }
 
-    /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts.
+    /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts, and leaves the data folder
+    /// to others.
     pub async fn drain(&self, longest: Duration) {
         self.start_draining();
-        let in_time = tokio::time::timeout(longest, self.0.unanswered.none()).await.is_ok();
+        // A time that never comes is no limit.
+        let mut too_long = pin!(tokio::time::sleep(longest));
+        let in_time = tokio::select! {
+            biased;
+            () = self.0.unanswered.none() => true,
+            () = too_long.as_mut() => false,
+        };
         // Also those that finished loading meanwhile.
         let models: Vec<Arc<Model>> = {
             let slots = self.0.slots.read();
@@ -518,21 +526,28 @@ impl Node {
             self.0.replayer.kill();
         }
         let why = unavailable("the node is shutting down".into());
-        let closing = models.iter().map(|m| async {
-            if !in_time {
-                // What still runs has had its time.
-                m.kill();
+        let kill = || models.iter().for_each(|m| m.kill());
+        if !in_time {
+            // What still runs has had its time.
+            kill();
+        }
+        let mut closing = pin!(futures_util::future::join_all(models.iter().map(|m| m.close(&why))));
+        tokio::select! {
+            _ = closing.as_mut() => {}
+            () = too_long, if in_time => {
+                // Of runs that nobody waits for any more, too.
+                kill();
+                closing.await;
             }
-            m.close(&why).await;
-        });
-        futures_util::future::join_all(closing).await;
+        }
         self.0.replayer.close().await;
+        self.0.data.release();
     }
 
-    /// The metrics in OpenMetrics text form.
-    pub fn metrics_text(&self) -> String {
+    /// All metrics of this node, as `format` writes them.
+    pub fn metrics(&self, format: MetricsFormat) -> Result<Vec<u8>> {
         let loaded = self.0.slots.read().values().flat_map(|v| v.values()).filter(|s| s.model().is_some()).count();
-        self.0.metrics.text(self.0.budget.used(), loaded)
+        self.0.metrics.encode(format, self.0.budget.used(), loaded)
     }
 
     /// Takes `bytes` of the node's budget for bodies, tensors and results in flight; `Overloaded`

@@ -7,14 +7,13 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use grey_core::NONCE_BYTES;
 use grey_proof::{ExpectedMeasurement, KnownModelHash, ModelHashScheme};
 
 use crate::{failure::Failure, files};
 
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 80;
-/// Bytes of a client's nonce (proof format, claim 10).
-const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 /// Bytes of a salt.
 const SALT_BYTES: usize = 32;
 

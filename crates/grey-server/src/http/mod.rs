@@ -3,11 +3,13 @@
 
 mod body;
 mod error;
+mod extensions;
 mod front;
 mod grey_api;
 mod guard;
 mod infer;
 mod linger;
+mod metrics;
 mod oip;
 mod proofs;
 mod target;
@@ -23,9 +25,9 @@ use axum::{
     routing::{any, get, post},
 };
 use futures_util::FutureExt;
-use grey_core::{Error, ErrorKind};
+use grey_core::Error;
 use grey_serving::Node;
-use http::{Method, StatusCode, Uri, header};
+use http::{Method, StatusCode, Uri};
 
 use self::error::{ApiError, error_response, shown};
 pub(crate) use self::{front::Front, guard::Guard, linger::Lingering};
@@ -57,7 +59,7 @@ fn router(app: Shared, room: Lingering) -> Router {
             .route(&format!("{at}/infer"), post(infer::infer))
             .route(&format!("{at}/config"), get(oip::config))
             .route(&format!("{at}/stats"), get(oip::stats))
-            .route(&format!("{at}/trace/setting"), any(oip::unsupported));
+            .route(&format!("{at}/trace/setting"), get(extensions::model_trace).post(extensions::set_model_trace));
     }
     // Everything that changes state lies behind the guard.
     let mut admin = Router::new()
@@ -78,6 +80,15 @@ fn router(app: Shared, room: Lingering) -> Router {
             .route(&format!("{at}/unload"), post(grey_api::unload));
     }
     let admin = admin.route_layer(middleware::from_fn_with_state(app.clone(), guarded));
+    let mut regions = Router::new();
+    for at in ["/v2/systemsharedmemory", "/v2/cudasharedmemory"] {
+        regions = regions
+            .route(&format!("{at}/status"), get(extensions::no_regions))
+            .route(&format!("{at}/unregister"), post(extensions::unregister))
+            .route(&format!("{at}/region/{{region}}/status"), get(extensions::no_region))
+            .route(&format!("{at}/region/{{region}}/register"), post(extensions::register))
+            .route(&format!("{at}/region/{{region}}/unregister"), post(extensions::unregister));
+    }
     let router = Router::new()
         .route("/v2", get(oip::server))
         .route("/v2/health/live", get(oip::live))
@@ -88,13 +99,12 @@ fn router(app: Shared, room: Lingering) -> Router {
         .route("/v2/repository/{repository}/index", post(oip::named_repository))
         .route("/v2/repository/{repository}/models/{model}/load", post(oip::named_repository))
         .route("/v2/repository/{repository}/models/{model}/unload", post(oip::named_repository))
-        .route("/v2/systemsharedmemory/{*rest}", any(oip::unsupported))
-        .route("/v2/cudasharedmemory/{*rest}", any(oip::unsupported))
-        .route("/v2/trace/setting", any(oip::unsupported))
-        .route("/v2/logging", any(oip::unsupported))
+        .route("/v2/trace/setting", get(extensions::trace).post(extensions::set_trace))
+        .route("/v2/logging", any(extensions::logging))
         .route("/grey/v1/sessions/{digest}", get(proofs::session))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(metrics::metrics))
         .merge(models)
+        .merge(regions)
         .merge(admin)
         .with_state(app);
     with_edges(router, room)
@@ -149,13 +159,4 @@ async fn wrong_method(request: Request) -> Response {
     let message =
         format!("method {} is not allowed for '{}'", shown(request.method().as_str()), shown(request.uri().path()));
     error_response(StatusCode::METHOD_NOT_ALLOWED, &message)
-}
-
-async fn metrics(State(app): State<Shared>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], app.node.metrics_text()).into_response()
-}
-
-fn unsupported(what: &str) -> ApiError {
-    ApiError(Error::new(ErrorKind::Unsupported, format!("{what} is not supported by this server")))
 }

@@ -1,7 +1,5 @@
 //! What a request's path and query name.
 
-use std::convert::Infallible;
-
 use axum::extract::{FromRequestParts, RawPathParams};
 use grey_core::{Error, ModelId, ModelRef, Result, Version, VersionChoice};
 use grey_serving::Node;
@@ -93,17 +91,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
             Ok((decode(key)?, decode(value)?))
         });
         Ok(Query(decoded.collect::<Result<_>>()?))
-    }
-}
-
-/// The method and path, for messages.
-pub(crate) struct Path(pub String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Path {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> std::result::Result<Self, Infallible> {
-        Ok(Path(shown(parts.uri.path())))
     }
 }
 

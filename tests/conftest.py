@@ -87,6 +87,13 @@ class GreyNode:
         self.url: str = self.ready_line["url"]
         self.netloc = urlsplit(self.url).netloc
 
+    @classmethod
+    def at(cls, url: str) -> GreyNode:
+        """A node that somebody else started, to be asked and not to be ended."""
+        node = cls.__new__(cls)
+        node.url, node.netloc = url, urlsplit(url).netloc
+        return node
+
     @property
     def log(self) -> str:
         return self.log_path.read_text()

@@ -53,6 +53,15 @@ pub struct Limits {
 
 /// A layer that holds.
 const HOLDS: &str = "yes";
+/// Stands before why a layer does not hold.
+const MISSING: &str = "no: ";
+/// Why a layer holds nowhere.
+const NOT_BUILT: &str = "not built yet";
+
+/// Whether a host's report on a layer says that this machine lacks it.
+pub fn is_missing(report: &str) -> bool {
+    report.strip_prefix(MISSING).is_some_and(|why| why != NOT_BUILT)
+}
 
 /// Closes every descriptor but standard input, output and error.
 pub fn close_foreign_descriptors() -> io::Result<()> {
@@ -88,7 +97,7 @@ pub fn protect_memory() -> io::Result<()> {
 pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
     let mut report = BTreeMap::new();
     let mut layer = |name: &str, result: Result<String, String>| {
-        report.insert(name.to_owned(), result.unwrap_or_else(|why| format!("no: {why}")));
+        report.insert(name.to_owned(), result.unwrap_or_else(|why| format!("{MISSING}{why}")));
     };
     let plain = |r: Result<(), rustix::io::Errno>| r.map(|()| HOLDS.to_owned()).map_err(|e| e.to_string());
     layer("no_new_privs", plain(rustix::thread::set_no_new_privs(true)));
@@ -98,7 +107,7 @@ pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
     layer("limits", set_limits(limits).map(|()| limited).map_err(|e| e.to_string()));
     layer("descriptors", Ok(HOLDS.to_owned()));
     layer("landlock", restrict(limits, library));
-    layer("seccomp", Err("not built yet".to_owned()));
+    layer("seccomp", Err(NOT_BUILT.to_owned()));
     report
 }
 

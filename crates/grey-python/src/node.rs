@@ -16,7 +16,7 @@ use grey_core::{
 };
 use grey_proof::{Bundle, SessionBundle};
 use grey_server::NodeConfig;
-use grey_serving::AddRequest;
+use grey_serving::{AddRequest, MetricsFormat};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
@@ -189,7 +189,8 @@ impl Node {
     /// The metrics in OpenMetrics text form.
     fn metrics(&self, py: Python<'_>) -> PyResult<String> {
         self.process.here(py)?;
-        Ok(self.node.metrics_text())
+        let text = self.node.metrics(MetricsFormat::OpenMetrics).map_err(|e| raised(py, &e))?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Lets accepted calls finish, for at most `timeout` seconds (by default the configuration's `drain_seconds`),

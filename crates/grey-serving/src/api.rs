@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use grey_core::{ModelId, Signature, Version};
 use serde::Serialize;
 
+use crate::HistogramView;
+
 /// Whether a version answers requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -189,6 +191,34 @@ pub struct BatchStatistics {
     pub compute_infer: StatDuration,
     /// Copying outputs out.
     pub compute_output: StatDuration,
+}
+
+/// What waits for a version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QueueView {
+    /// Rows that wait.
+    pub rows: u32,
+    /// Most rows that may wait.
+    pub rows_max: u32,
+    /// How long the oldest waiting request has waited; 0 if none waits.
+    pub oldest_wait_ms: u64,
+}
+
+/// What was counted of a version since the node started, or since the version was registered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tallies {
+    /// From the acceptance of a request to its answer, of those that succeeded.
+    pub latency_seconds: HistogramView,
+    /// In the queue, of those that succeeded.
+    pub queue_seconds: HistogramView,
+    /// Runs of the model.
+    pub execute_seconds: HistogramView,
+    /// Rows per run, before padding.
+    pub batch_rows: HistogramView,
+    /// Hosts started again after one died.
+    pub restarts: u64,
+    /// Requests whose inputs were refused from then on.
+    pub quarantined: u64,
 }
 
 /// What `engine list` tells about one engine on this node.

@@ -10,6 +10,7 @@ mod config;
 mod determinism;
 mod engines;
 mod hashing;
+mod histogram;
 mod identity;
 mod isa;
 mod madeup;
@@ -18,6 +19,7 @@ mod model;
 mod node;
 mod opener;
 mod order;
+mod overview;
 pub mod permits;
 pub mod probe;
 mod probing;
@@ -30,6 +32,7 @@ mod replay;
 pub mod selftest;
 mod stats;
 mod unanswered;
+mod usage;
 mod wanted;
 mod work;
 
@@ -40,7 +43,10 @@ pub use config::{
     THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
 pub use engines::Engines;
+pub use histogram::HistogramView;
 pub use identity::Identity;
 pub use metrics::MetricsFormat;
 pub use node::{AddRequest, Node};
+pub use overview::{HostOverview, ModelOverview, NodeOverview};
 pub use replay::{ProfileDifference, Replay, ReplayRequest, Replayed};
+pub use usage::ProcessUsage;

@@ -10,8 +10,13 @@ use grey_core::{Error, ErrorKind, ModelId, Tenant, Version};
 use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, prometheus_protobuf, prometheus_text, text as openmetrics},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
+};
+
+use crate::{
+    api::Tallies,
+    histogram::{Histogram, HistogramView},
 };
 
 /// Distinct tenant labels; later ones share [`OTHER_TENANTS`]. Each costs a time series per model
@@ -102,11 +107,11 @@ fn cannot_write(why: &dyn std::fmt::Display) -> Error {
 }
 
 fn seconds() -> Histogram {
-    Histogram::new(SECONDS)
+    Histogram::new(&SECONDS)
 }
 
 fn rows() -> Histogram {
-    Histogram::new(ROWS)
+    Histogram::new(&ROWS)
 }
 
 impl Metrics {
@@ -190,6 +195,23 @@ impl Metrics {
         self.queue_rows.remove(&labels);
         for series in self.inference_labels.lock().remove(&labels).unwrap_or_default() {
             self.inferences.remove(&series);
+        }
+    }
+
+    /// What was counted of one version, in all its loads on this node.
+    pub(crate) fn tallies(&self, id: &ModelId, version: &Version) -> Tallies {
+        let labels = ModelLabels { model: id.to_string(), version: version.to_string() };
+        let of = |family: &Histograms, new: fn() -> Histogram| -> HistogramView {
+            family.get(&labels).map_or_else(|| new().view(), |h| h.view())
+        };
+        let count = |family: &Family<ModelLabels, Counter>| family.get(&labels).map_or(0, |c| c.get());
+        Tallies {
+            latency_seconds: of(&self.duration, seconds),
+            queue_seconds: of(&self.queue, seconds),
+            execute_seconds: of(&self.execute, seconds),
+            batch_rows: of(&self.batch_size, rows),
+            restarts: count(&self.restarts),
+            quarantined: count(&self.quarantined),
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     BytesPermit, Machine, ServingConfig,
-    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView},
+    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView, Tallies},
     budget::BytesBudget,
     clock::{self, unix_seconds},
     determinism::{SelfTested, decide},
@@ -92,6 +92,14 @@ struct Inner {
     /// Loads that may be under way at once.
     loads: Semaphore,
     restored: OnceLock<()>,
+    began: Began,
+}
+
+/// When the node was started.
+#[derive(Clone, Copy)]
+pub(crate) struct Began {
+    pub(crate) at: std::time::Instant,
+    pub(crate) unix_seconds: u64,
 }
 
 /// What this node does about one version.
@@ -176,6 +184,7 @@ impl Node {
             unanswered: Unanswered::default(),
             loads,
             restored: OnceLock::new(),
+            began: Began { at: clock::now(), unix_seconds: unix_seconds() },
         }));
         let restoring = node.clone();
         tokio::spawn(async move { restoring.restore().await });
@@ -554,6 +563,38 @@ impl Node {
     /// with a retry time if it is spent. The permit gives them back when dropped.
     pub fn take_bytes(&self, bytes: usize) -> Result<BytesPermit> {
         self.0.budget.take(bytes)
+    }
+
+    /// Bytes in flight, and most of them.
+    pub(crate) fn bytes_in_flight(&self) -> (u64, u64) {
+        (self.0.budget.used(), self.0.budget.max())
+    }
+
+    /// When the node was started.
+    pub(crate) fn began(&self) -> Began {
+        self.0.began
+    }
+
+    pub(crate) fn cores(&self) -> u32 {
+        self.0.config.cores
+    }
+
+    /// A version that is loaded.
+    pub(crate) fn loaded_model(&self, id: &ModelId, version: &Version) -> Option<Arc<Model>> {
+        self.slot(id, version)?.model()
+    }
+
+    /// What was counted of a version, if it was ever loaded.
+    pub(crate) fn counted(&self, id: &ModelId, version: &Version) -> Option<ModelStatistics> {
+        Some(self.slot(id, version)?.stats.lock().view(id, version))
+    }
+
+    pub(crate) fn tallies(&self, id: &ModelId, version: &Version) -> Tallies {
+        self.0.metrics.tallies(id, version)
+    }
+
+    pub(crate) async fn show_version(&self, id: &ModelId, version: &Version) -> Result<ModelDetails> {
+        self.show(&exact(id, version)).await
     }
 
     fn slot(&self, id: &ModelId, version: &Version) -> Option<Arc<Slot>> {

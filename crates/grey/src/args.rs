@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use grey_core::{ModelId, Version};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
-use crate::encoding::{Base64, SaltSource, SoftwareKey, hex32, measurement, model_hash, nonce};
+use crate::encoding::{Base64, SaltSource, Seconds, SoftwareKey, hex32, measurement, model_hash, nonce};
 
 /// Address of a node that was started without arguments.
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
@@ -46,6 +46,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: ProofVerb,
     },
+    /// Watch a node: models, queues, latencies, hosts, memory
+    Top(TopArgs),
     /// The runtimes that this node can use
     Engine {
         #[command(subcommand)]
@@ -54,6 +56,19 @@ pub(crate) enum Command {
     /// Become an engine host; started by a node
     #[command(hide = true)]
     EngineHost,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "On a terminal q quits; elsewhere each look is printed, with --json as a line of JSON.\n\nExamples:\n  grey top\n  grey top --once\n  grey top --json --interval 10 >> looks.jsonl"
+)]
+pub(crate) struct TopArgs {
+    /// Take two looks, print what happened in between, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two looks, 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    pub(crate) interval: Seconds,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

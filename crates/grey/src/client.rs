@@ -34,10 +34,20 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: &str) -> Self {
+        Client::with_timeouts(url, ANSWER_WAIT_MAX, None)
+    }
+
+    /// A client that gives up on any answer after `patience`.
+    pub(crate) fn with_patience(url: &str, patience: Duration) -> Self {
+        Client::with_timeouts(url, patience, Some(patience))
+    }
+
+    fn with_timeouts(url: &str, answer: Duration, whole: Option<Duration>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WAIT_MAX))
-            .timeout_recv_response(Some(ANSWER_WAIT_MAX))
+            .timeout_recv_response(Some(answer))
+            .timeout_global(whole)
             .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
             .build();
         Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }

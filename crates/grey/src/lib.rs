@@ -14,6 +14,7 @@ mod proof;
 mod request;
 mod serve;
 mod table;
+mod top;
 mod verbs;
 
 use std::{ffi::OsString, io::Write as _, path::PathBuf};
@@ -71,6 +72,7 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
             ProofVerb::Show { file } => proof::show(&file, json).map(done),
             ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
         },
+        Command::Top(top) => top::run(&cli.url, &top, json).map(done),
         Command::Engine { verb: args::EngineVerb::List } => verbs::engines(&client(), json).map(done),
     };
     outcome.unwrap_or_else(|f| report(&f))

@@ -2,6 +2,7 @@
 //! `/grey/v1`, and `/metrics`. Handlers translate; the node decides.
 
 mod body;
+mod console;
 mod error;
 mod extensions;
 mod front;
@@ -12,10 +13,12 @@ mod linger;
 mod metrics;
 mod oip;
 mod proofs;
+mod status;
 mod target;
 mod upload;
+mod verify;
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
@@ -25,12 +28,13 @@ use axum::{
     routing::{any, get, post},
 };
 use futures_util::FutureExt;
-use grey_core::Error;
+use grey_core::{Error, ErrorKind};
 use grey_serving::Node;
 use http::{Method, StatusCode, Uri};
 
 use self::error::{ApiError, error_response, shown};
 pub(crate) use self::{front::Front, guard::Guard, linger::Lingering};
+use crate::{config::Console, server::Connections};
 
 /// What handlers share.
 pub(crate) struct App {
@@ -40,6 +44,14 @@ pub(crate) struct App {
     pub allow_upload: bool,
     /// Whether proofs are replayed.
     pub allow_replay: bool,
+    /// What the page may do.
+    pub console: Console,
+    /// The node's name.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Room for connections.
+    pub connections: Connections,
     /// Largest body of a request, also after decompression.
     pub body_bytes_max: u64,
 }
@@ -68,7 +80,6 @@ fn router(app: Shared, room: Lingering) -> Router {
         .route("/grey/v1/models", get(grey_api::list))
         .route("/grey/v1/engines", get(grey_api::engines))
         .route("/grey/v1/node", get(grey_api::node))
-        .route("/grey/v1/replay", post(proofs::replay))
         .route("/grey/v1/models/{model}", get(grey_api::show).post(grey_api::add).delete(grey_api::remove))
         .route(
             "/grey/v1/models/{model}/versions/{version}",
@@ -79,7 +90,6 @@ fn router(app: Shared, room: Lingering) -> Router {
             .route(&format!("{at}/load"), post(grey_api::load))
             .route(&format!("{at}/unload"), post(grey_api::unload));
     }
-    let admin = admin.route_layer(middleware::from_fn_with_state(app.clone(), guarded));
     let mut regions = Router::new();
     for at in ["/v2/systemsharedmemory", "/v2/cudasharedmemory"] {
         regions = regions
@@ -89,6 +99,17 @@ fn router(app: Shared, room: Lingering) -> Router {
             .route(&format!("{at}/region/{{region}}/register"), post(extensions::register))
             .route(&format!("{at}/region/{{region}}/unregister"), post(extensions::unregister));
     }
+    let admin = admin.route_layer(middleware::from_fn_with_state(app.clone(), changes));
+    // Runs a model at an operator's word, and changes nothing.
+    let replay = Router::new()
+        .route("/grey/v1/replay", post(proofs::replay))
+        .route_layer(middleware::from_fn_with_state(app.clone(), guarded));
+    // What the console shows and asks, whatever the method.
+    let looks = Router::new()
+        .route("/grey/v1/status", get(status::status))
+        .route("/grey/v1/verify", post(verify::verify))
+        .route("/console/{file}", get(console::file))
+        .route_layer(middleware::from_fn_with_state(app.clone(), own_names));
     let router = Router::new()
         .route("/v2", get(oip::server))
         .route("/v2/health/live", get(oip::live))
@@ -103,9 +124,12 @@ fn router(app: Shared, room: Lingering) -> Router {
         .route("/v2/logging", any(extensions::logging))
         .route("/grey/v1/sessions/{digest}", get(proofs::session))
         .route("/metrics", get(metrics::metrics))
+        .route("/", get(console::root))
         .merge(models)
         .merge(regions)
         .merge(admin)
+        .merge(replay)
+        .merge(looks)
         .with_state(app);
     with_edges(router, room)
 }
@@ -119,13 +143,38 @@ pub(crate) fn with_edges(router: Router, room: Lingering) -> Router {
         .layer(middleware::from_fn_with_state(room, linger::linger))
 }
 
+fn reads(request: &Request) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
 async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    if !matches!(*request.method(), Method::GET | Method::HEAD)
-        && let Err(e) = app.guard.check(request.headers())
+    if !reads(&request)
+        && let Err(e) = app.guard.check(guard::CHANGES, request.headers())
     {
         return ApiError(e).into_response();
     }
     next.run(request).await
+}
+
+/// As [`guarded`]; and this node's own page changes something only where that is allowed.
+async fn changes(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    if !reads(&request) {
+        if let Err(e) = app.guard.check(guard::CHANGES, request.headers()) {
+            return ApiError(e).into_response();
+        }
+        if app.console != Console::Write && guard::is_from_a_page(request.headers()) {
+            let why = "a web page may not change this node: its configuration has no `console: write`";
+            return ApiError(Error::new(ErrorKind::PermissionDenied, why)).into_response();
+        }
+    }
+    next.run(request).await
+}
+
+async fn own_names(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    match app.guard.check(guard::CONSOLE, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(e) => ApiError(e).into_response(),
+    }
 }
 
 async fn contain_panics(request: Request, next: Next) -> Response {

@@ -10,6 +10,7 @@ import inspect
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -487,7 +488,7 @@ class TestWrongServers:
     def test_half_open_and_slow(self) -> None:
         silent = Wrong(lambda _: None, hold=True)
         with grey.Client(silent.url) as client:
-            with pytest.raises(grey.DeadlineExceeded, match="within 300ms: it waited for the answer"):
+            with pytest.raises(grey.DeadlineExceeded, match=r"within 0\.3 s: it waited for the answer"):
                 client.infer("mlp", X, timeout=0.3)
             assert silent.ended.wait(20), "the client hung up"
             with pytest.raises(grey.DeadlineExceeded):
@@ -749,3 +750,37 @@ def test_the_server_is_asked_once_for_plain_arrays(node: GreyNode) -> None:
         client.infer("affine", [[1, 2]], version="1")
     infer = "/v2/models/affine/versions/1/infer"
     assert seen == ["/v2/models/affine/infer", "/v2/models/affine/versions/1", infer, infer]
+
+
+def test_the_page_on_clients_runs(
+    node: GreyNode,
+    key: str,
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "client.md"
+    shutil.copy(models / "affine.onnx", tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    reader: dict[str, Any] = {"url": node.url, "node_key": key}
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 8
+    for block in blocks:
+        line = page.read_text()[: page.read_text().index(block)].count("\n")
+        exec(compile("\n" * line + block, str(page), "exec"), reader)
+    printed = capsys.readouterr().out
+    for says in ["affine 1", "did not answer within 0 s", "['measurement']", "the client is closed", '"SOFTWARE"']:
+        assert says in printed
+
+
+def test_the_readme_s_python_runs(node: GreyNode, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    section = readme.partition("\n## From Python\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    reader: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block.replace("127.0.0.1:8000", node.netloc), "README.md", "exec"), reader)
+    by_grey, by_triton = capsys.readouterr().out.strip().split("]]\n")
+    assert by_triton.removesuffix("]]") == by_grey

@@ -208,6 +208,9 @@ class Closed(Error, RuntimeError):
     kind = "closed"
 
 
+_NO_VERDICT = '{"overall": "not valid", "checks": []}'
+
+
 class ProofRejected(Error):
     """The proof of an answer is not valid by the policy that was asked for, so the answer is withheld.
 
@@ -217,28 +220,31 @@ class ProofRejected(Error):
 
     kind = "proof_rejected"
 
-    def __init__(self, message: str, verdict: str, proof: bytes) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, verdict: str = _NO_VERDICT, proof: bytes = b""
+    ) -> None:
         """
         :param verdict: in JSON.
         :param proof: the proof's bundle.
         """
-        super().__init__(message)
-        self._args = (message, verdict, proof)
+        super().__init__(message, retry_after)
+        self._verdict = verdict
+        self._proof = proof
 
     @property
     def verdict(self) -> Verdict:
         from grey.verdict import Verdict
 
-        return Verdict.from_json(self._args[1])
+        return Verdict.from_json(self._verdict)
 
     @property
     def proof(self) -> InferenceProof:
         from grey.proofs import InferenceProof
 
-        return InferenceProof.from_bundle(self._args[2])
+        return InferenceProof.from_bundle(self._proof)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), self._args)
+        return (type(self), (self.message, self.retry_after, self._verdict, self._proof))
 
 
 BY_KIND: dict[str, type[Error]] = {

@@ -129,7 +129,7 @@ impl Call {
             _ => "it was checking the proof",
         };
         let limit = self.limit.unwrap_or_default();
-        Error::Deadline(format!("{address} did not answer within {limit:?}: {doing}"))
+        Error::Deadline(format!("{address} did not answer within {} s: {doing}", limit.as_secs_f64()))
     }
 }
 
@@ -416,6 +416,8 @@ impl Client {
         };
         match timing.deadline {
             None => work.await,
+            // The node could be quicker than this client's clock.
+            Some(at) if at <= clock::now() => Err(timing.expired(&self.0.address)),
             Some(at) => timeout_at(at, work).await.unwrap_or_else(|_| Err(timing.expired(&self.0.address))),
         }
     }

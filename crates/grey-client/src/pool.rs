@@ -64,7 +64,8 @@ impl Pool {
         let opened = timeout(self.connect_timeout, Connection::open(to)).await;
         let connection = opened
             .map_err(|_| {
-                Error::Connect(format!("cannot reach a node at {to}: no connection within {:?}", self.connect_timeout))
+                let longest = self.connect_timeout.as_secs_f64();
+                Error::Connect(format!("cannot reach a node at {to}: no connection within {longest} s"))
             })?
             .map_err(|e| Error::Connect(format!("cannot reach a node at {to}: {e}")))?;
         Ok(Lease { connection, is_used: false, _slot: slot })

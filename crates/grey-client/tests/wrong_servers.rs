@@ -127,7 +127,7 @@ async fn nobody_listens() {
 async fn a_server_that_never_answers_costs_the_deadline_and_no_more() {
     let (at, _task) = server(|_, mut stream| async move { while request(&mut stream).await.is_some() {} }).await;
     let e = client(at).infer(&short()).await.unwrap_err();
-    assert!(matches!(&e, Error::Deadline(m) if m.ends_with("within 300ms: it waited for the answer")), "{e:?}");
+    assert!(matches!(&e, Error::Deadline(m) if m.ends_with("within 0.3 s: it waited for the answer")), "{e:?}");
     assert_eq!(e.kind(), Some(ErrorKind::DeadlineExceeded));
 }
 
@@ -144,7 +144,7 @@ async fn a_listener_that_accepts_nothing_is_told_from_one_that_answers_late() {
     }
     let config = Config { connect_timeout: Duration::from_millis(200), ..Config::default() };
     let e = configured(at, config).infer(&call()).await.unwrap_err();
-    assert!(matches!(&e, Error::Connect(m) if m.contains("no connection within 200ms")), "{e:?}");
+    assert!(matches!(&e, Error::Connect(m) if m.contains("no connection within 0.2 s")), "{e:?}");
     let e = client(at).infer(&short()).await.unwrap_err();
     assert!(matches!(&e, Error::Deadline(m) if m.ends_with("it waited for a connection")), "{e:?}");
 }

@@ -31,7 +31,7 @@ pub(crate) fn raised_by_client(py: Python<'_>, e: &grey_client::Error) -> PyErr 
                 Ok(text) => text,
                 Err(why) => return exception(py, ErrorKind::Internal.name(), (why.to_string(),)),
             };
-            return exception(py, "proof_rejected", (e.to_string(), verdict, PyBytes::new(py, &r.bundle)));
+            return exception(py, "proof_rejected", (e.to_string(), py.None(), verdict, PyBytes::new(py, &r.bundle)));
         }
         E::Argument(_) => ErrorKind::InvalidArgument.name(),
         E::Deadline(_) => ErrorKind::DeadlineExceeded.name(),

@@ -1,7 +1,6 @@
 """A classifier on a running node, asked over the network by many at once.
 
-grey serve &
-python examples/classifier.py [URL]
+With a node under way (`grey serve`): python examples/classifier.py [URL]
 """
 
 import sys

@@ -7,6 +7,7 @@ use grey_core::{ModelId, Version};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
 use crate::encoding::{Base64, SaltSource, SoftwareKey, hex32, measurement, model_hash, nonce};
+use crate::{completions::CompletionsArgs, style::ColorArg};
 
 /// Address of a node that was started without arguments.
 pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
@@ -17,7 +18,9 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
     name = "grey",
     version,
     max_term_width = 100,
-    after_help = "Example:\n  grey serve &\n  grey model add digits ./digits.onnx\n  grey infer digits --input x.json"
+    after_help = "Example:\n  grey serve &\n  grey model add digits ./digits.onnx\n  grey infer digits --input x.json\n\n\
+                  Exit codes:\n  0  done\n  1  the node refused, or a file is not usable\n  2  the arguments make no sense\n  \
+                  3  no node answered, or something unexpected happened\n  4  the answer is no, e.g. a proof that is not valid"
 )]
 pub(crate) struct Cli {
     /// Address of the node that verbs talk to
@@ -26,6 +29,9 @@ pub(crate) struct Cli {
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// When to colour what is printed
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    pub(crate) color: ColorArg,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -51,6 +57,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: EngineVerb,
     },
+    /// Print a script that completes verbs and flags in a shell
+    Completions(CompletionsArgs),
     /// Become an engine host; started by a node
     #[command(hide = true)]
     EngineHost,

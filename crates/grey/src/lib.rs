@@ -5,19 +5,24 @@
 mod args;
 mod client;
 mod clock;
+mod completions;
 mod encoding;
 mod failure;
 mod files;
 mod infer;
 mod proof;
+#[cfg(test)]
+mod reference;
 mod request;
 mod serve;
+mod style;
 mod table;
+mod usage;
 mod verbs;
 
 use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 pub use grey_engine::HostCommand;
 
 use crate::{
@@ -48,15 +53,13 @@ pub struct HostContext {
 
 /// Runs the command line `args` (with the program's name first) and returns the exit code.
 pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let color = style::ColorArg::of(&args);
+    style::choose(color);
+    let json = args.iter().take_while(|a| *a != "--").any(|a| a == "--json");
+    let cli = match parse(args, color) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are no errors; both go where they belong. A closed pipe is the reader's choice.
-            let _closed_pipe = e.print();
-            return u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE);
-        }
+        Err(end) => return end.exit(json),
     };
-    let json = cli.json;
     let client = || client::Client::new(&cli.url);
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
@@ -69,9 +72,42 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
             ProofVerb::Show { file } => proof::show(&file, json).map(done),
             ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
         },
+        Command::Completions(completions) => completions::run(&completions).map(done),
         Command::Engine { verb: args::EngineVerb::List } => verbs::engines(&client(), json).map(done),
     };
-    outcome.unwrap_or_else(|f| report(&f))
+    outcome.unwrap_or_else(|f| report(&f, json))
+}
+
+/// Why there is nothing to run.
+enum End {
+    /// Help or version was asked for, or no verb was named: clap's own text.
+    Shown(clap::Error),
+    Failed(Failure),
+}
+
+fn parse(args: Vec<OsString>, color: style::ColorArg) -> Result<Cli, End> {
+    let mut grammar = Cli::command().color(color.of_clap());
+    let parsed = grammar.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|e| match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            End::Shown(e)
+        }
+        _ => End::Failed(usage::failure(&e, &grammar)),
+    })
+}
+
+impl End {
+    fn exit(self, json: bool) -> u8 {
+        match self {
+            End::Shown(e) if json && e.use_stderr() => report(&usage::failure(&e, &Cli::command()), json),
+            End::Shown(e) => {
+                // A closed pipe is the reader's choice.
+                let _closed_pipe = e.print();
+                u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE)
+            }
+            End::Failed(f) => report(&f, json),
+        }
+    }
 }
 
 /// Becomes an engine host: the hidden verb `engine-host`, and `python -m grey.host`.
@@ -79,9 +115,8 @@ pub fn engine_host() -> u8 {
     grey_engine::host_main(grey_engine::engines::open)
 }
 
-fn report(f: &Failure) -> u8 {
-    let hints: String = f.hints.iter().map(|h| format!("hint: {h}\n")).collect();
-    say(&format!("error: {}\n{hints}", f.message));
+fn report(f: &Failure, json: bool) -> u8 {
+    say(&if json { f.json() } else { f.told(style::Paint::stderr()) });
     f.exit
 }
 

@@ -1,7 +1,7 @@
 //! `grey serve`: puts a node together from flags and a file, and runs it until it is told to end.
 
 use std::{
-    io::{IsTerminal as _, Read as _},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     HostContext,
     args::{IsolationArg, LogFormat, ServeArgs},
     failure::Failure,
+    style,
     verbs::print,
 };
 
@@ -99,7 +100,7 @@ fn start_logging(args: &ServeArgs) -> Result<(), Failure> {
     let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match args.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(style::is_on(&std::io::stderr()))).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     };
     started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))

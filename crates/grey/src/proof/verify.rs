@@ -19,6 +19,7 @@ use crate::{
     files,
     request::{Document, known},
     say,
+    style::Paint,
     table::table,
     verbs::print,
 };
@@ -40,8 +41,13 @@ pub(crate) fn verify(args: &VerifyArgs, json: bool) -> Result<u8, Failure> {
     } else {
         print(&told(&verdict, &policy, &file))?;
     }
-    let hints: String = hints(&verdict, &policy, &known).iter().map(|h| format!("hint: {h}\n")).collect();
-    say(&hints);
+    let hints = hints(&verdict, &policy, &known);
+    if !json {
+        let paint = Paint::stderr();
+        say(&hints.iter().map(|h| format!("{} {h}\n", paint.advice("hint:"))).collect::<String>());
+    } else if !hints.is_empty() {
+        say(&format!("{}\n", serde_json::json!({"hints": hints})));
+    }
     Ok(if verdict.is_valid() { EXIT_OK } else { EXIT_NO })
 }
 

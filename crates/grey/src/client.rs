@@ -3,24 +3,27 @@
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
 use grey_core::ModelId;
-use grey_server::oip::HEADER_LENGTH_HEADER;
+use grey_server::oip::{self, HEADER_LENGTH_HEADER};
 use serde_json::Value;
-use ureq::{Agent, Body, SendBody, http::Response};
+use ureq::{Agent, SendBody, http::Response};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, request::Body};
 
 /// Longest wait for a connection: nodes are near.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Longest wait for an answer once the request is sent: opening a large model takes minutes.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(900);
+/// Longest wait for the answer to a question.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for an answer to what takes work: opening a large model takes minutes.
+const WORK_WAIT_MAX: Duration = Duration::from_secs(900);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 
 /// An answer's body.
-struct Answer {
-    bytes: Vec<u8>,
-    /// Whether tensors follow the JSON.
-    is_binary: bool,
+pub(crate) struct Answer {
+    /// All of it, or its JSON if tensors follow.
+    pub(crate) bytes: Vec<u8>,
+    /// The binary tensors behind the JSON.
+    pub(crate) tail: Vec<u8>,
 }
 
 /// Talks to one node.
@@ -28,19 +31,38 @@ struct Answer {
 pub(crate) struct Client {
     agent: Agent,
     url: String,
+    timeout: Option<Duration>,
     /// The model that a verb is about, for hints.
     model: Option<String>,
 }
 
 impl Client {
-    pub(crate) fn new(url: &str) -> Self {
+    pub(crate) fn new(url: &str, timeout: Option<Duration>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_WAIT_MAX))
-            .timeout_recv_response(Some(ANSWER_WAIT_MAX))
+            .timeout_connect(Some(timeout.map_or(CONNECT_WAIT_MAX, |t| t.min(CONNECT_WAIT_MAX))))
+            .timeout_recv_response(Some(timeout.unwrap_or(WORK_WAIT_MAX)))
+            .timeout_recv_body(Some(timeout.unwrap_or(WORK_WAIT_MAX)))
             .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
             .build();
-        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }
+        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), timeout, model: None }
+    }
+
+    /// The node's address, without a slash at its end.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The longest wait that was asked for.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// A question, which is answered from memory.
+    fn ask(&self, path: &str) -> Result<Response<ureq::Body>, ureq::Error> {
+        let wait = self.timeout.unwrap_or(ANSWER_WAIT_MAX);
+        let request = self.agent.get(self.at(path)).config();
+        request.timeout_recv_response(Some(wait)).timeout_recv_body(Some(wait)).build().call()
     }
 
     /// The same client, for a verb about `model`.
@@ -49,12 +71,12 @@ impl Client {
     }
 
     pub(crate) fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.answer(self.agent.get(self.at(path)).call())
+        self.answer(self.ask(path))
     }
 
     /// An answer that is no JSON, as it came.
     pub(crate) fn get_bytes(&self, path: &str) -> Result<Vec<u8>, Failure> {
-        Ok(self.body(self.agent.get(self.at(path)).call())?.bytes)
+        Ok(self.body(self.ask(path))?.bytes)
     }
 
     /// The list that an answer holds under `key`.
@@ -76,14 +98,25 @@ impl Client {
         self.answer(self.agent.post(self.at(path)).content_type("application/json").send(body))
     }
 
-    /// The JSON of an inference's answer as it came, with its numbers as the node wrote them.
-    pub(crate) fn infer(&self, path: &str, body: &[u8]) -> Result<Vec<u8>, Failure> {
-        let answer = self.body(self.agent.post(self.at(path)).content_type("application/json").send(body))?;
-        if answer.is_binary {
-            return Err(Failure::refused("the request asks for binary outputs, which this command does not read")
-                .hint("leave binary_data and binary_data_output out of the request"));
+    /// An inference's answer as it came, with its numbers as the node wrote them.
+    pub(crate) fn infer(&self, path: &str, body: &Body) -> Result<Answer, Failure> {
+        self.body(self.send(path, body))
+    }
+
+    /// The same for what is answered in JSON.
+    pub(crate) fn post_body(&self, path: &str, body: &Body) -> Result<Value, Failure> {
+        self.answer(self.send(path, body))
+    }
+
+    fn send(&self, path: &str, body: &Body) -> Result<Response<ureq::Body>, ureq::Error> {
+        let request = self.agent.post(self.at(path));
+        match body.header_length {
+            None => request.content_type("application/json").send(&body.bytes),
+            Some(n) => request
+                .content_type("application/octet-stream")
+                .header(HEADER_LENGTH_HEADER, n.to_string())
+                .send(&body.bytes),
         }
-        Ok(answer.bytes)
     }
 
     /// Streams a file.
@@ -107,7 +140,7 @@ impl Client {
         format!("{}{path}", self.url)
     }
 
-    fn answer(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Value, Failure> {
+    fn answer(&self, result: Result<Response<ureq::Body>, ureq::Error>) -> Result<Value, Failure> {
         let bytes = self.body(result)?.bytes;
         if bytes.is_empty() { Ok(Value::Null) } else { self.json(&bytes) }
     }
@@ -120,16 +153,21 @@ impl Client {
     }
 
     /// The body of an answer that is a success; of any other, what it says.
-    fn body(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Answer, Failure> {
+    fn body(&self, result: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
         let mut response = result.map_err(|e| self.unreachable(&e))?;
-        let (status, is_binary) = (response.status(), response.headers().contains_key(HEADER_LENGTH_HEADER));
+        let status = response.status();
+        let header_length = response.headers().get(HEADER_LENGTH_HEADER).map(|v| oip::header_length(v.as_bytes()));
         let mut bytes = Vec::new();
         let mut reader = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).reader();
         reader
             .read_to_end(&mut bytes)
             .map_err(|e| Failure::unexpected(format!("the answer of {} broke off: {e}", self.url)))?;
         if status.is_success() {
-            return Ok(Answer { bytes, is_binary });
+            let Some(length) = header_length else { return Ok(Answer { bytes, tail: Vec::new() }) };
+            let length = length.ok().filter(|n| *n <= bytes.len());
+            let length = length.ok_or_else(|| self.stranger("a header length that fits"))?;
+            let tail = bytes.split_off(length);
+            return Ok(Answer { bytes, tail });
         }
         let value: Option<Value> = serde_json::from_slice(&bytes).ok();
         let message = value.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str).map(str::to_owned);
@@ -171,7 +209,7 @@ mod tests {
     fn no_node_is_said_with_a_way_out() {
         // A port that was free a moment ago and that nobody listens on.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let f = Client::new(&format!("http://127.0.0.1:{port}/")).get("/x").unwrap_err();
+        let f = Client::new(&format!("http://127.0.0.1:{port}/"), None).get("/x").unwrap_err();
         assert_eq!(f.exit, crate::EXIT_UNEXPECTED);
         assert!(f.hints[0].contains("grey serve"), "{f:?}");
     }

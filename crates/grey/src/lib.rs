@@ -3,6 +3,8 @@
 //! everything else, so every verb works against any node. Proofs are verified and explained without one.
 
 mod args;
+mod arrays;
+mod bench;
 mod client;
 mod clock;
 mod completions;
@@ -60,13 +62,14 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
         Ok(cli) => cli,
         Err(end) => return end.exit(json),
     };
-    let client = || client::Client::new(&cli.url);
+    let client = || client::Client::new(&cli.url, cli.timeout);
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
         Command::Serve(serve) => serve::run(serve, json, context).map(done),
         Command::Model { verb } => verbs::model(&client(), verb, json).map(done),
         Command::Infer(infer) => infer::run(&client(), &infer, json).map(done),
+        Command::Bench(bench) => bench::run(&client(), &bench, json).map(done),
         Command::Proof { verb } => match verb {
             ProofVerb::Verify(verify) => proof::verify(&verify, json),
             ProofVerb::Show { file } => proof::show(&file, json).map(done),

@@ -42,10 +42,8 @@ fn page(out: &mut String, command: &Command, path: &str) {
         usage = rest.to_owned();
     }
     let _infallible = write!(out, "\n## `{path}`\n\n{about}.\n\n```text\n{usage}\n```\n");
-    let own: Vec<&Arg> = command
-        .get_arguments()
-        .filter(|a| !a.is_global_set() && !a.is_hide_set() && !shows_text(a))
-        .collect();
+    let own: Vec<&Arg> =
+        command.get_arguments().filter(|a| !a.is_global_set() && !a.is_hide_set() && !shows_text(a)).collect();
     flags(out, &own);
     if let Some(more) = command.get_after_help() {
         let more = more.to_string();

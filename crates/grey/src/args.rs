@@ -29,7 +29,7 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 )]
 pub(crate) struct Cli {
     /// Address of the node that verbs talk to
-    #[arg(long, global = true, env = "GREY_URL", default_value = DEFAULT_URL)]
+    #[arg(long, global = true, env = "GREY_URL", default_value = DEFAULT_URL, value_parser = crate::client::address)]
     pub(crate) url: String,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]

@@ -1,13 +1,21 @@
 //! The HTTP client of the verbs.
 
-use std::{fs::File, io::Read, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{ErrorKind, Read},
+    path::Path,
+    time::Duration,
+};
 
 use grey_core::ModelId;
 use grey_server::oip::{self, HEADER_LENGTH_HEADER};
 use serde_json::Value;
-use ureq::{Agent, SendBody, http::Response};
+use ureq::{
+    Agent, SendBody,
+    http::{Response, Uri},
+};
 
-use crate::{failure::Failure, request::Body};
+use crate::{encoding::escaped, failure::Failure, request::Body};
 
 /// Longest wait for a connection: nodes are near.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -24,6 +32,29 @@ pub(crate) struct Answer {
     pub(crate) bytes: Vec<u8>,
     /// The binary tensors behind the JSON.
     pub(crate) tail: Vec<u8>,
+}
+
+/// A node's address, as a flag's value.
+pub(crate) fn address(text: &str) -> Result<String, String> {
+    let expected = "expected an address such as http://127.0.0.1:8000";
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(match text {
+            "" => format!("{expected}, found nothing"),
+            _ => format!("{expected}; did you mean http://{}?", escaped(text)),
+        });
+    };
+    if scheme != "http" {
+        return Err(format!("{expected}, found '{}': this command speaks HTTP without TLS", escaped(scheme)));
+    }
+    let uri: Uri = text.parse().map_err(|e| format!("{expected}: {e}"))?;
+    let authority = uri.authority().filter(|a| !a.host().is_empty()).ok_or_else(|| format!("{expected}: no host"))?;
+    // A port that is no number of 16 bits would be taken for none.
+    if authority.as_str().rsplit_once(']').map_or(authority.as_str(), |(_, port)| port).contains(':')
+        && authority.port_u16().is_none()
+    {
+        return Err(format!("{expected}: '{}' has no port from 0 to 65535", escaped(rest)));
+    }
+    Ok(text.to_owned())
 }
 
 /// Talks to one node.
@@ -182,13 +213,32 @@ impl Client {
     }
 
     fn unreachable(&self, e: &ureq::Error) -> Failure {
-        if matches!(e, ureq::Error::BadUri(_) | ureq::Error::Http(_)) {
-            return Failure::usage(format!("'{}' is no address of a node: {e}", self.url))
-                .hint("an address looks like http://127.0.0.1:8000");
+        let at = &self.url;
+        match e {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+                Failure::usage(format!("'{at}' is no address of a node: {e}"))
+                    .hint("an address looks like http://127.0.0.1:8000")
+            }
+            ureq::Error::Timeout(ureq::Timeout::RecvResponse) => {
+                Failure::unexpected(format!("{at} took the request, and did not answer in time"))
+                    .hint("is it a Grey node? one that is busy may need longer: --timeout 5m")
+            }
+            ureq::Error::Protocol(e) => Failure::unexpected(format!("{at} does not answer in HTTP: {e}"))
+                .hint("is it the address of a Grey node?"),
+            ureq::Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => {
+                Failure::unexpected(format!("{at} hung up without an answer")).hint("is it a Grey node?")
+            }
+            other => {
+                let why = match other {
+                    ureq::Error::Io(e) => e.to_string(),
+                    ureq::Error::Timeout(_) => "no connection in time".to_owned(),
+                    other => other.to_string(),
+                };
+                Failure::unexpected(format!("cannot reach a node at {at}: {why}"))
+                    .hint("is a node running? start one with: grey serve")
+                    .hint("or name another one with --url or GREY_URL")
+            }
         }
-        Failure::unexpected(format!("cannot reach a node at {}: {e}", self.url))
-            .hint("is a node running? start one with: grey serve")
-            .hint("or name another one with --url or GREY_URL")
     }
 
     /// The registered model whose name is nearest to the one that is not there.
@@ -204,6 +254,25 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_checked_before_anything_is_sent() {
+        for good in ["http://127.0.0.1:8000", "http://a.example/x/", "http://[::1]:1", "http://[::1]"] {
+            assert_eq!(address(good).as_deref(), Ok(good));
+        }
+        for (bad, says) in [
+            ("", "found nothing"),
+            ("127.0.0.1:8000", "did you mean http://127.0.0.1:8000?"),
+            ("https://a", "without TLS"),
+            ("http://", "http://127.0.0.1:8000: "),
+            ("http://a:99999", "port from 0 to 65535"),
+            ("http://[::1]:x", "http://127.0.0.1:8000: "),
+            ("http://a b", "http://127.0.0.1:8000: "),
+        ] {
+            let e = address(bad).unwrap_err();
+            assert!(e.contains(says), "{e} should say {says}");
+        }
+    }
 
     #[test]
     fn no_node_is_said_with_a_way_out() {

@@ -1,5 +1,7 @@
 //! What clap says of wrong arguments, as one of our failures: a message, and hints as data.
 
+use std::path::Path;
+
 use clap::{
     Command,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -9,33 +11,66 @@ use crate::failure::Failure;
 
 /// The failure of arguments that did not parse. `root` is the whole grammar.
 pub(crate) fn failure(e: &clap::Error, root: &Command) -> Failure {
-    if e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Failure::usage("a verb is missing").hint("all verbs: grey --help");
-    }
     let text = e.render().to_string();
     let mut parts = text.split("\n\n").map(str::trim_end);
     let message = parts.next().unwrap_or_default();
-    let mut failure = Failure::usage(flowing(message.strip_prefix("error: ").unwrap_or(message)));
+    let message = flowing(message.strip_prefix("error: ").unwrap_or(message));
+    let parts: Vec<&str> = parts.collect();
+    let usage = parts.iter().find_map(|p| p.strip_prefix("Usage: ")).map(flowing).unwrap_or_default();
+    let command = command_of(root, &usage);
+    let mut failure = match e.kind() {
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let verbs = command.get_subcommands().filter(|c| !c.is_hide_set()).map(Command::get_name);
+            let verbs: Vec<&str> = verbs.filter(|name| *name != "help").collect();
+            Failure::usage(format!("a verb is missing, expected one of {}", verbs.join(", ")))
+        }
+        _ => Failure::usage(message),
+    };
     if let Some(verbs) = elsewhere(e, root) {
         failure = failure.hint(format!("did you mean {verbs}?"));
     }
-    let mut is_said = false;
-    for part in parts {
-        for tip in part.lines().filter_map(|l| l.trim_start().strip_prefix("tip: ")) {
-            // "a similar argument exists: '--json'"
-            let similar = tip.contains("similar").then(|| tip.split_once(": ")).flatten();
-            failure = match similar {
-                Some((_, names)) => failure.hint(format!("did you mean {names}?")),
-                None => failure.hint(tip),
-            };
-            is_said = true;
-        }
-        if let Some(usage) = part.strip_prefix("Usage: ") {
-            failure = failure.hint(format!("usage: {}", flowing(usage)));
-            is_said = true;
-        }
+    if let Some(file) = stray_file(e, command) {
+        failure = failure.hint(format!("name files by their flag: --input {file}"));
     }
-    if is_said { failure } else { failure.hint("more: add --help") }
+    for tip in parts.iter().flat_map(|p| p.lines()).filter_map(|l| l.trim_start().strip_prefix("tip: ")) {
+        // "a similar argument exists: '--json'"
+        failure = match tip.contains("similar").then(|| tip.split_once(": ")).flatten() {
+            Some((_, names)) if is_near(e, names) => failure.hint(format!("did you mean {names}?")),
+            Some(_) => failure,
+            None => failure.hint(tip),
+        };
+    }
+    if !usage.is_empty() {
+        // What stands in the environment counts for clap as if it had been typed.
+        return failure.hint(format!("usage: {}", usage.replace(" --url <URL>", "")));
+    }
+    if failure.hints.is_empty() { failure.hint("--help tells all flags") } else { failure }
+}
+
+/// The command that a usage line is of.
+fn command_of<'a>(root: &'a Command, usage: &str) -> &'a Command {
+    usage.split(' ').skip(1).try_fold(root, |c, word| c.find_subcommand(word).ok_or(c)).unwrap_or_else(|last| last)
+}
+
+/// A file that was named without the flag that takes it.
+fn stray_file<'a>(e: &'a clap::Error, command: &Command) -> Option<&'a str> {
+    let Some(ContextValue::String(word)) = e.get(ContextKind::InvalidArg) else { return None };
+    let takes_input = command.get_arguments().any(|a| a.get_long() == Some("input"));
+    (e.kind() == ErrorKind::UnknownArgument && takes_input && Path::new(word).is_file()).then_some(word)
+}
+
+/// Whether what clap thinks similar (`'a', 'b'`) is near what was typed.
+fn is_near(e: &clap::Error, names: &str) -> bool {
+    let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg, ContextKind::InvalidValue];
+    let typed: Vec<&String> = kinds
+        .iter()
+        .filter_map(|k| match e.get(*k) {
+            Some(ContextValue::String(typed)) => Some(typed),
+            _ => None,
+        })
+        .collect();
+    let mut names = names.split(", ").map(|n| n.trim_matches('\''));
+    names.any(|n| typed.iter().any(|t| strsim::osa_distance(n, t) <= 1 + t.len() / 3))
 }
 
 /// Several lines as one.
@@ -88,5 +123,7 @@ mod tests {
         let f = said("grey infer");
         assert!(f.message.starts_with("the following required arguments were not provided: "), "{f:?}");
         assert!(f.hints[0].starts_with("usage: grey infer "), "{f:?}");
+        let f = said("grey serve --isolation container");
+        assert_eq!(f.hints, ["--help tells all flags"]);
     }
 }

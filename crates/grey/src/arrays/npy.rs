@@ -185,6 +185,7 @@ impl Header {
                 break;
             }
         }
+        r.space();
         if !r.rest.is_empty() {
             return Err(format!("the header goes on after its end: {}", r.found()));
         }

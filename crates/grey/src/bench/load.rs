@@ -31,14 +31,16 @@ const EXAMPLE_CHARS_MAX: usize = 200;
 /// Most kinds of failures that are told apart.
 const KINDS_MAX: usize = 32;
 
+/// A body, and where its JSON ends if tensors follow.
+pub(crate) type Sent = (Bytes, Option<usize>);
+
 /// What is sent, and how.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// `HOST:PORT`.
     pub(crate) address: String,
     pub(crate) path: PathAndQuery,
-    /// Where the JSON of the bodies ends, if tensors follow.
-    pub(crate) bodies: Vec<(Bytes, Option<usize>)>,
+    pub(crate) bodies: Vec<Sent>,
     pub(crate) connections: usize,
     /// Requests per second; none sends the next when the last is answered.
     pub(crate) rate: Option<f64>,

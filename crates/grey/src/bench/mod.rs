@@ -14,7 +14,7 @@ use hyper::Uri;
 use tokio::sync::watch;
 
 use self::{
-    load::{Plan, Tally, Until},
+    load::{Plan, Sent, Tally, Until},
     made_up::{Draw, ShapeArg},
     report::Report,
 };
@@ -119,7 +119,7 @@ pub(crate) fn run(client: &Client, args: &BenchArgs, json: bool) -> Result<(), F
         .enable_all()
         .build()
         .map_err(|e| Failure::unexpected(format!("cannot start the load's threads: {e}")))?;
-    let plan = |connections: usize, bodies: &[(Bytes, Option<usize>)]| -> Result<Plan, Failure> {
+    let plan = |connections: usize, bodies: &[Sent]| -> Result<Plan, Failure> {
         let (address, path) = place(client.url(), &format!("{model}/infer"))?;
         let timeout = client.timeout().unwrap_or(TIMEOUT_DEFAULT);
         Ok(Plan { address, path, bodies: bodies.to_vec(), connections, rate: args.rate, timeout })
@@ -188,8 +188,9 @@ pub(crate) fn run(client: &Client, args: &BenchArgs, json: bool) -> Result<(), F
 
 fn first_failed(kind: &str, what: &str) -> Failure {
     match kind.strip_prefix("status ") {
-        Some(status) => Failure::refused(format!("the first request was refused with {status}: {what}"))
+        Some("400") => Failure::refused(format!("the model refused the first request: {what}"))
             .hint("send real inputs with --input FILE, or other shapes with --shape NAME=SIZES"),
+        Some(status) => Failure::refused(format!("the first request was refused with {status}: {what}")),
         None => Failure::unexpected(format!("the first request was not answered ({kind}): {what}")),
     }
 }
@@ -205,10 +206,7 @@ fn under_way(elapsed: Duration, until: Until, tally: &Tally) -> String {
 }
 
 /// The bodies that are sent in turn, and the rows of each.
-fn bodies(
-    args: &BenchArgs,
-    signature: &[crate::infer::InputSpec],
-) -> Result<(Vec<(Bytes, Option<usize>)>, u64), Failure> {
+fn bodies(args: &BenchArgs, signature: &[crate::infer::InputSpec]) -> Result<(Vec<Sent>, u64), Failure> {
     let answer = || vec![("binary_data_output", serde_json::Value::Bool(true))];
     // Rows are counted where the model takes any number of them.
     let rows_of = |tensors: &[grey_core::Tensor]| {

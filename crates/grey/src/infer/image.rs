@@ -195,8 +195,11 @@ pub(crate) fn format(bytes: &[u8]) -> Option<ImageFormat> {
     }
 }
 
+/// A picture's file: what it is called in messages, and its bytes.
+pub(crate) type Picture = (String, Vec<u8>);
+
 /// Pictures as one tensor, stacked along the first axis.
-pub(crate) fn tensor(input: &InputSpec, pictures: &[(String, Vec<u8>)], args: &ImageArgs) -> Result<Tensor, Failure> {
+pub(crate) fn tensor(input: &InputSpec, pictures: &[Picture], args: &ImageArgs) -> Result<Tensor, Failure> {
     let shape = Shape::of(input, args.layout)?;
     if !shape.is_batched && pictures.len() > 1 {
         return Err(Failure::usage(format!(
@@ -265,11 +268,18 @@ fn pixels(path: &str, bytes: &[u8], shape: &Shape, resize: Option<Resize>) -> Re
         .hint("add --resize to scale it (without regard to its proportions)"));
     }
     let pixels = match shape.channels {
+        1 if picture.color().has_color() => grey(&picture.into_rgb8()),
         1 => picture.into_luma8().into_raw(),
         4 => picture.into_rgba8().into_raw(),
         _ => picture.into_rgb8().into_raw(),
     };
     Ok((pixels, width, height))
+}
+
+/// Brightness by ITU-R BT.601, with which Pillow and OpenCV make what models are trained on.
+fn grey(picture: &image::RgbImage) -> Vec<u8> {
+    let weighted = |[r, g, b]: [u8; 3]| 19_595 * u32::from(r) + 38_470 * u32::from(g) + 7_471 * u32::from(b);
+    picture.pixels().map(|p| ((weighted(p.0) + 0x8000) >> 16) as u8).collect()
 }
 
 /// From pixels to elements.
@@ -386,7 +396,7 @@ mod tests {
         let t = made(&input(DType::Uint8, &[3, -1, -1]), &none).unwrap();
         assert_eq!(t.shape(), [3, 1, 2]);
         let gray = made(&input(DType::Uint8, &[1, 1, -1, -1]), &none).unwrap();
-        assert_eq!(gray.shape(), [1, 1, 1, 2]);
+        assert_eq!((gray.shape(), &gray.data().to_contiguous()[..]), (&[1, 1, 1, 2][..], &[18, 48][..]));
         let both = [("a".to_owned(), png()), ("b".to_owned(), png())];
         let t = tensor(&input(DType::Uint8, &[-1, 3, 1, 2]), &both, &none).unwrap();
         assert_eq!(t.shape(), [2, 3, 1, 2]);

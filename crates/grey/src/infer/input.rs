@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use grey_core::{DType, Tensor};
 use serde::Deserialize;
 
-use super::image::{self, ImageArgs};
+use super::image::{self, ImageArgs, Picture};
 use crate::{
     arrays::{self, Array},
     client::Client,
@@ -171,7 +171,7 @@ pub(crate) fn request<'a>(
     }
     let signature = signature()?;
     let mut tensors = Vec::new();
-    let mut images: Vec<(&InputSpec, Vec<(String, Vec<u8>)>)> = Vec::new();
+    let mut images: Vec<(&InputSpec, Vec<Picture>)> = Vec::new();
     for read in read {
         let shown = read.shown();
         match read.content {

@@ -107,7 +107,9 @@ impl Answered {
     fn outputs(&self) -> Result<Vec<Tensor>, Failure> {
         let answer = Document::new(Path::new("the answer"), self.text.clone()).with_tail(self.tail.clone());
         // That it cannot be read is nobody's file.
-        answer.outputs().map_err(|f| Failure::unexpected(f.message))
+        answer
+            .outputs()
+            .map_err(|f| Failure::unexpected(f.message).hint("is it a server of the Open Inference Protocol?"))
     }
 
     fn keep(&self, args: &InferArgs) -> Result<(), Failure> {

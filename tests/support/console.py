@@ -16,8 +16,10 @@ PROMPT = "$ "
 CONTINUED = "> "
 # Stands for what differs from run to run, inside a line or instead of lines.
 ANYTHING = "…"
-# The first command of the tour builds the wheel.
-WAIT_S = 1200.0
+# The tour's first command builds the wheel.
+COMMAND_WAIT_S = 1200.0
+# For what a command in the background prints.
+SOON_WAIT_S = 60.0
 
 
 @dataclass
@@ -88,9 +90,11 @@ class Shell:
         assert self.process.stdin is not None
         start = len(self.printed)
         mark = f"--- {step.line} ended:"
-        self.process.stdin.write(f"{step.command}\necho '{mark}' $?\n")
+        # What it prints may not end its line.
+        self.process.stdin.write(f"{step.command}\nprintf '\\n%s\\n' \"{mark} $?\"\n")
         self.process.stdin.flush()
-        end = time.monotonic() + WAIT_S
+        is_background = step.command.split("#")[0].rstrip().endswith("&")
+        end = time.monotonic() + (SOON_WAIT_S if is_background else COMMAND_WAIT_S)
         missing: str | None = "the end"
         while time.monotonic() < end and self.process.poll() is None:
             printed = self.printed[start:]
@@ -99,7 +103,7 @@ class Shell:
                 missing = shows(step.shown, printed)
                 if ended[0] != f"{mark} 0" or missing is None:
                     break
-                if not step.command.rstrip().endswith("&"):
+                if not is_background:
                     break
             time.sleep(0.02)
         printed = self.printed[start:]
@@ -116,4 +120,4 @@ class Shell:
         """End the shell and wait for it."""
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(WAIT_S)
+        self.process.wait(SOON_WAIT_S)

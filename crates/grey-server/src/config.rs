@@ -40,6 +40,30 @@ pub enum Isolation {
     Inline,
 }
 
+/// What the page at `/` may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Console {
+    /// There is no page.
+    Off,
+    /// It shows the node, and runs inferences, which change nothing.
+    #[default]
+    Read,
+    /// It also loads, unloads and removes models.
+    Write,
+}
+
+impl Console {
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Console::Off => "off",
+            Console::Read => "read",
+            Console::Write => "write",
+        }
+    }
+}
+
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -57,6 +81,8 @@ pub struct NodeConfig {
     /// Whether operators may have proofs replayed, which runs models at their word; `None`: only on a
     /// node that listens for this machine alone.
     pub allow_replay: Option<bool>,
+    /// What the page at `/` may do.
+    pub console: Console,
     /// The node's name in its proofs.
     pub name: String,
     /// File with the 32 bytes of the key of the tenants' tags in proofs, for nodes that are to give a
@@ -91,6 +117,7 @@ impl Default for NodeConfig {
             insecure: false,
             allow_upload: false,
             allow_replay: None,
+            console: Console::default(),
             name: grey_serving::ISSUER_DEFAULT.into(),
             tenant_tag_key_file: None,
             limits: Limits::default(),
@@ -399,6 +426,20 @@ mod tests {
         assert!(proofs(some, "digits") && !proofs(some, "other") && proofs(some, "third"));
         let e = NodeConfig::from_yaml("models:\n  digits:\n    proofs: maybe\n").unwrap_err().to_string();
         assert!(e.contains("expected 'on' or 'off'") && e.contains("line 3"), "{e}");
+    }
+
+    #[test]
+    fn the_console_reads_unless_told() {
+        for (text, console) in [
+            ("", Console::Read),
+            ("console: off\n", Console::Off),
+            ("console: read\n", Console::Read),
+            ("console: 'write'\n", Console::Write),
+        ] {
+            assert_eq!(NodeConfig::from_yaml(text).unwrap().console, console, "{text}");
+        }
+        let e = NodeConfig::from_yaml("console: all\n").unwrap_err().to_string();
+        assert!(e.contains("line 1") && e.contains("write"), "{e}");
     }
 
     #[test]

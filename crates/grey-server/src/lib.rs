@@ -5,8 +5,10 @@ mod clock;
 pub mod config;
 mod connection;
 mod http;
+mod known;
 pub mod oip;
 mod server;
 
 pub use config::NodeConfig;
+pub use known::known_tensors;
 pub use server::Server;

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Limits, NodeConfig},
+    config::{Console, Limits, NodeConfig},
     connection::{Counting, LOOK_EVERY, Life, Lives, Watched, Word},
     http::{App, Front, Guard},
 };
@@ -42,6 +45,8 @@ pub struct Server {
     guard: Guard,
     allow_upload: bool,
     allow_replay: bool,
+    console: Console,
+    name: String,
     limits: Limits,
     drain: Duration,
 }
@@ -64,6 +69,8 @@ impl Server {
             guard: Guard::new(config.insecure, address.ip(), &names),
             allow_upload: config.allow_upload,
             allow_replay: config.allow_replay.unwrap_or(address.ip().is_loopback()),
+            console: config.console,
+            name: config.name.clone(),
             limits: config.limits.clone(),
             drain: config.drain(),
         })
@@ -78,18 +85,23 @@ impl Server {
     /// goes on being told), queued work finishes within the configured time, then connections close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let node = self.node;
+        let connections = Connections::new(self.limits.connections_max);
         let app = App {
             node: node.clone(),
             guard: self.guard,
             allow_upload: self.allow_upload,
             allow_replay: self.allow_replay,
+            console: self.console,
+            name: self.name,
+            address: self.address,
+            connections: connections.clone(),
             body_bytes_max: self.limits.body_bytes_max,
         };
         let until = async {
             shutdown.await;
             node.drain(self.drain).await;
         };
-        serve(self.listener, Front::new(Arc::new(app)), self.limits.connections_max as usize, until).await;
+        serve(self.listener, Front::new(Arc::new(app)), &connections, until).await;
         Ok(())
     }
 }
@@ -113,6 +125,48 @@ fn choose(addresses: &[SocketAddr], config: &NodeConfig) -> Result<SocketAddr> {
     }
 }
 
+/// Room for connections, and how much of it is taken. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    slots: Arc<Semaphore>,
+    max: usize,
+    open: Arc<AtomicUsize>,
+}
+
+impl Connections {
+    fn new(max: u32) -> Connections {
+        let max = (max as usize).min(Semaphore::MAX_PERMITS);
+        Connections { slots: Arc::new(Semaphore::new(max)), max, open: Arc::default() }
+    }
+
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Most of them.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    fn begin(&self, slot: Option<OwnedSemaphorePermit>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open { count: self.open.clone(), _slot: slot }
+    }
+}
+
+/// An open connection's place.
+struct Open {
+    count: Arc<AtomicUsize>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What connections call. For tests it is a router alone.
 trait Serve:
     Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin> + Clone + Send + 'static
@@ -128,11 +182,10 @@ impl<S> Serve for S where
 }
 
 /// Accepts until `until` is ready, then lets connections finish their request for [`CLOSE_MAX`].
-async fn serve<S>(listener: TcpListener, service: S, connections_max: usize, until: impl Future<Output = ()>)
+async fn serve<S>(listener: TcpListener, service: S, connections: &Connections, until: impl Future<Output = ()>)
 where
     S: Serve,
 {
-    let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let (mut lives, mut looks) = (Lives::default(), tokio::time::interval(LOOK_EVERY));
     // A process that was stopped must not look several times at what had no time to move.
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,8 +194,8 @@ where
     loop {
         tokio::select! {
             () = &mut until => break,
-            (stream, slot) = accept(&listener, &slots) => {
-                open.spawn(connection(stream, service.clone(), lives.begin(), slot));
+            (stream, slot) = accept(&listener, &connections.slots) => {
+                open.spawn(connection(stream, service.clone(), lives.begin(), connections.begin(slot)));
             }
             _ = looks.tick() => lives.look(),
             // Finished connections are reaped as they end.
@@ -173,7 +226,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
     }
 }
 
-async fn connection(stream: TcpStream, service: impl Serve, life: Arc<Life>, _slot: Option<OwnedSemaphorePermit>) {
+async fn connection(stream: TcpStream, service: impl Serve, life: Arc<Life>, _open: Open) {
     // Answers are written in a few large pieces; waiting to fill packets only delays the last.
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");

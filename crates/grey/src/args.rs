@@ -6,11 +6,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use grey_core::{ModelId, Version};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
-use crate::encoding::{Base64, SaltSource, SoftwareKey, hex32, measurement, model_hash, nonce};
+use crate::encoding::{Base64, SaltSource, Seconds, SoftwareKey, hex32, measurement, model_hash, nonce};
 use crate::{
     bench::{BenchArgs, time},
     completions::CompletionsArgs,
+    doctor::DoctorArgs,
+    engine::EngineCommand,
     infer::{ImageArgs, InputArg},
+    model::ModelCommand,
     style::ColorArg,
 };
 
@@ -28,9 +31,9 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
                   3  no node answered, or something unexpected happened\n  4  the answer is no, e.g. a proof that is not valid"
 )]
 pub(crate) struct Cli {
-    /// Address of the node that verbs talk to
-    #[arg(long, global = true, env = "GREY_URL", default_value = DEFAULT_URL, value_parser = crate::client::address)]
-    pub(crate) url: String,
+    /// Address of the node that verbs talk to [default: http://127.0.0.1:8000]
+    #[arg(long, global = true, env = "GREY_URL", value_parser = crate::client::address)]
+    pub(crate) url: Option<String>,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -49,10 +52,7 @@ pub(crate) enum Command {
     /// Start a node
     Serve(ServeArgs),
     /// Register, list, load and remove models
-    Model {
-        #[command(subcommand)]
-        verb: ModelVerb,
-    },
+    Model(ModelCommand),
     /// Send one request and print the answer
     Infer(Box<InferArgs>),
     /// Measure a model under load: rates, latencies, and where the time goes
@@ -62,16 +62,30 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: ProofVerb,
     },
+    /// Watch a node: models, queues, latencies, hosts, memory
+    Top(TopArgs),
     /// The runtimes that this node can use
-    Engine {
-        #[command(subcommand)]
-        verb: EngineVerb,
-    },
+    Engine(EngineCommand),
+    /// What works on this machine, and what to do about what does not
+    Doctor(DoctorArgs),
     /// Print a script that completes verbs and flags in a shell
     Completions(CompletionsArgs),
     /// Become an engine host; started by a node
     #[command(hide = true)]
     EngineHost,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "On a terminal q quits; elsewhere each look is printed, with --json as a line of JSON.\n\nExamples:\n  grey top\n  grey top --once\n  grey top --json --interval 10 >> looks.jsonl"
+)]
+pub(crate) struct TopArgs {
+    /// Take two looks, print what happened in between, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two looks, 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    pub(crate) interval: Seconds,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -124,51 +138,6 @@ pub(crate) struct ServeArgs {
     pub(crate) log_format: LogFormat,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelVerb {
-    /// Register a model's file under a name, and load it
-    #[command(after_help = "Example:\n  grey model add digits ./digits.onnx --metadata accuracy=0.97")]
-    Add {
-        /// The model's name
-        id: ModelId,
-        /// Its file
-        file: PathBuf,
-        /// The version's name [default: the next integer]
-        #[arg(long)]
-        version: Option<Version>,
-        /// Register only
-        #[arg(long)]
-        no_load: bool,
-        /// Free metadata
-        #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
-        metadata: Vec<(String, String)>,
-    },
-    /// All models and their versions
-    #[command(after_help = "Example:\n  grey model list --json")]
-    List,
-    /// All about one version
-    #[command(after_help = "Example:\n  grey model show digits --version 1")]
-    Show(ModelArgs),
-    /// Load a version and wait until it is ready
-    #[command(after_help = "Example:\n  grey model load digits --version 1")]
-    Load(ModelArgs),
-    /// Unload a version (all, if none is named); requests are refused until it is loaded again
-    #[command(after_help = "Example:\n  grey model unload digits --version 1")]
-    Unload(ModelArgs),
-    /// Remove a version (all, if none is named) for good
-    #[command(after_help = "Example:\n  grey model remove digits --version 1")]
-    Remove(ModelArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ModelArgs {
-    /// The model's name
-    pub(crate) id: ModelId,
-    /// The version
-    #[arg(long)]
-    pub(crate) version: Option<Version>,
-}
-
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  echo '{\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1,2]}]}' | grey infer m --input -\n  grey infer m --input x.json --output y.json --prove proof.json\n  grey infer m --input x.npy --output y.npz\n  grey infer m --input ids=ids.npy --input mask=mask.npy\n  grey infer photos --input cat.jpg --resize --scale 1/255"
@@ -179,7 +148,7 @@ pub(crate) struct InferArgs {
     /// The request: a body in JSON, or an input as .npy, .npz, PNG or JPEG; `-` is standard input (repeatable)
     #[arg(long, value_name = "[NAME=]FILE", required = true, value_parser = InputArg::parse)]
     pub(crate) input: Vec<InputArg>,
-    /// The version [default: the latest]
+    /// The version, or a label [default: the latest]
     #[arg(long)]
     pub(crate) version: Option<Version>,
     /// Write the answer to this file: its JSON, or its arrays if FILE ends in .npz
@@ -289,26 +258,12 @@ fn mode(text: &str) -> Result<Mode, String> {
     all.into_iter().find(|m| m.name() == text).ok_or_else(|| "expected fresh or archival".to_owned())
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum EngineVerb {
-    /// Which runtimes were found, where, which version, what contains them, how to install a missing one
-    #[command(after_help = "Example:\n  grey engine list")]
-    List,
-}
-
-fn key_value(s: &str) -> Result<(String, String), String> {
-    let (key, value) = s.split_once('=').ok_or("expected KEY=VALUE")?;
-    if key.is_empty() {
-        return Err("the key is empty".into());
-    }
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::model::ModelVerb;
 
     #[test]
     fn the_grammar_is_sound() {
@@ -317,7 +272,10 @@ mod tests {
         let cli =
             Cli::try_parse_from(["grey", "model", "add", "d", "f.onnx", "--metadata", "a=b=c", "--json"]).unwrap();
         assert!(cli.json);
-        let Command::Model { verb: ModelVerb::Add { metadata, .. } } = cli.command else { panic!() };
-        assert_eq!(metadata, [("a".to_owned(), "b=c".to_owned())]);
+        let Command::Model(ModelCommand { verb: ModelVerb::Add(add), data: None }) = cli.command else { panic!() };
+        assert_eq!(add.metadata, [("a".to_owned(), "b=c".to_owned())]);
+        let label = |args: &[&str]| Cli::try_parse_from(["grey", "model", "label", "d", "stable"].iter().chain(args));
+        assert!(label(&["--version", "2"]).is_ok() && label(&["--remove"]).is_ok());
+        assert!(label(&[]).is_err() && label(&["--remove", "--version", "2"]).is_err());
     }
 }

@@ -1,9 +1,7 @@
 //! The HTTP client of the verbs.
 
 use std::{
-    fs::File,
     io::{ErrorKind, Read},
-    path::Path,
     time::Duration,
 };
 
@@ -23,6 +21,8 @@ const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for an answer to what takes work: opening a large model takes minutes.
 const WORK_WAIT_MAX: Duration = Duration::from_secs(900);
+/// Longest wait for the answer of somebody who may be no node.
+const BRIEF_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 
@@ -68,12 +68,28 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// `timeout` is the longest wait for any answer, where the user says one.
     pub(crate) fn new(url: &str, timeout: Option<Duration>) -> Self {
+        Client::with_timeouts(url, timeout, None)
+    }
+
+    /// A client that gives up on any answer after `patience`.
+    pub(crate) fn with_patience(url: &str, patience: Duration) -> Self {
+        Client::with_timeouts(url, Some(patience), Some(patience))
+    }
+
+    /// A client that asks whoever listens there, and soon gives up.
+    pub(crate) fn brief(url: &str) -> Self {
+        Client::with_patience(url, BRIEF_WAIT_MAX)
+    }
+
+    fn with_timeouts(url: &str, timeout: Option<Duration>, whole: Option<Duration>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(timeout.map_or(CONNECT_WAIT_MAX, |t| t.min(CONNECT_WAIT_MAX))))
             .timeout_recv_response(Some(timeout.unwrap_or(WORK_WAIT_MAX)))
             .timeout_recv_body(Some(timeout.unwrap_or(WORK_WAIT_MAX)))
+            .timeout_global(whole)
             .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
             .build();
         Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), timeout, model: None }
@@ -150,21 +166,28 @@ impl Client {
         }
     }
 
-    /// Streams a file.
-    pub(crate) fn upload(&self, path: &str, query: &[(String, String)], file: &Path) -> Result<Value, Failure> {
-        let unreadable = |e: std::io::Error| Failure::refused(format!("cannot read {}: {e}", file.display()));
-        let open = File::open(file).map_err(unreadable)?;
-        let meta = open.metadata().map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(Failure::refused(format!("{} is not a file", file.display())));
-        }
+    /// A change without a body.
+    pub(crate) fn put(&self, path: &str, query: &[(String, String)]) -> Result<Value, Failure> {
+        let pairs = query.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        self.answer(self.agent.put(self.at(path)).query_pairs(pairs).send_empty())
+    }
+
+    /// Streams a body of `length` bytes.
+    pub(crate) fn upload(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        kind: &str,
+        length: u64,
+        body: impl Read + 'static,
+    ) -> Result<Value, Failure> {
         let request = self
             .agent
             .post(self.at(path))
             .query_pairs(query.iter().map(|(k, v)| (k.as_str(), v.as_str())))
-            .content_type("application/octet-stream")
-            .header("Content-Length", meta.len().to_string());
-        self.answer(request.send(SendBody::from_owned_reader(open)))
+            .content_type(kind)
+            .header("Content-Length", length.to_string());
+        self.answer(request.send(SendBody::from_owned_reader(body)))
     }
 
     fn at(&self, path: &str) -> String {
@@ -246,9 +269,15 @@ impl Client {
         let asked = self.model.as_deref()?;
         let models = self.list("/grey/v1/models", "models").ok()?;
         let names = models.as_array()?.iter().filter_map(|m| m.get("id")?.as_str());
-        let near = names.filter(|n| *n != asked).map(|n| (strsim::osa_distance(asked, n), n)).min()?;
-        (near.0 <= 1 + asked.len() / 3).then(|| format!("did you mean '{}'?", near.1))
+        let names: Vec<&str> = names.collect();
+        nearest(asked, &names).map(|n| format!("did you mean '{n}'?"))
     }
+}
+
+/// The name that is nearest to one that is not there, if it is near enough to be meant.
+pub(crate) fn nearest<'a>(asked: &str, names: &[&'a str]) -> Option<&'a str> {
+    let near = names.iter().filter(|n| **n != asked).map(|n| (strsim::osa_distance(asked, n), *n)).min()?;
+    (near.0 <= 1 + asked.len() / 3).then_some(near.1)
 }
 
 #[cfg(test)]

@@ -8,10 +8,15 @@ mod bench;
 mod client;
 mod clock;
 mod completions;
+mod doctor;
 mod encoding;
+mod engine;
 mod failure;
 mod files;
 mod infer;
+mod local;
+mod model;
+mod open_node;
 mod proof;
 #[cfg(test)]
 mod reference;
@@ -19,17 +24,23 @@ mod request;
 mod serve;
 mod style;
 mod table;
+mod top;
 mod usage;
 mod verbs;
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf};
+use std::{ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
 use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 pub use grey_engine::HostCommand;
+pub use model::model_files;
+pub use open_node::open_node;
 
 use crate::{
     args::{Cli, Command, ProofVerb},
+    engine::EngineCommand,
     failure::Failure,
+    local::Place,
+    model::ModelCommand,
 };
 
 /// Exit code: done.
@@ -62,12 +73,18 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
         Ok(cli) => cli,
         Err(end) => return end.exit(json),
     };
-    let client = || client::Client::new(&cli.url, cli.timeout);
+    let url = cli.url.clone();
+    let timeout = cli.timeout;
+    let client = || client::Client::new(url.as_deref().unwrap_or(args::DEFAULT_URL), timeout);
+    let place = |data: Option<PathBuf>| place(data, url.as_deref(), timeout, &context);
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
-        Command::Serve(serve) => serve::run(serve, json, context).map(done),
-        Command::Model { verb } => verbs::model(&client(), verb, json).map(done),
+        Command::Serve(serve) => serve::run(serve, json, context.clone()).map(done),
+        Command::Model(ModelCommand { data, verb }) => {
+            let named = data.is_some() || is_flag(url.as_deref());
+            place(data).and_then(|place| model::run(place, named, context.clone(), verb, json))
+        }
         Command::Infer(infer) => infer::run(&client(), &infer, json).map(done),
         Command::Bench(bench) => bench::run(&client(), &bench, json).map(done),
         Command::Proof { verb } => match verb {
@@ -76,7 +93,11 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
             ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
         },
         Command::Completions(completions) => completions::run(&completions).map(done),
-        Command::Engine { verb: args::EngineVerb::List } => verbs::engines(&client(), json).map(done),
+        Command::Top(top) => top::run(url.as_deref().unwrap_or(args::DEFAULT_URL), &top, json).map(done),
+        Command::Doctor(doctor) => doctor::run(&doctor, &context, json),
+        Command::Engine(EngineCommand { data, verb }) => {
+            place(data).and_then(|place| engine::run(&place, &context, verb, json)).map(done)
+        }
     };
     outcome.unwrap_or_else(|f| report(&f, json))
 }
@@ -113,6 +134,26 @@ impl End {
     }
 }
 
+/// Whether the address was given by `--url`, and not by the environment.
+fn is_flag(url: Option<&str>) -> bool {
+    url.is_some_and(|url| std::env::var("GREY_URL").as_deref() != Ok(url))
+}
+
+/// Where a verb works: on the folder of `--data`, else on a node.
+fn place(
+    data: Option<PathBuf>,
+    url: Option<&str>,
+    timeout: Option<Duration>,
+    context: &HostContext,
+) -> Result<Place, Failure> {
+    match data {
+        None => Ok(Place::Node(client::Client::new(url.unwrap_or(args::DEFAULT_URL), timeout))),
+        Some(_) if is_flag(url) => Err(Failure::usage("--url and --data exclude each other")
+            .hint("--url talks to a running node; --data works on a folder that no node uses")),
+        Some(path) => Ok(Place::Folder(path, context.clone())),
+    }
+}
+
 /// Becomes an engine host: the hidden verb `engine-host`, and `python -m grey.host`.
 pub fn engine_host() -> u8 {
     grey_engine::host_main(grey_engine::engines::open)
@@ -124,6 +165,6 @@ fn report(f: &Failure, json: bool) -> u8 {
 }
 
 /// Writes to standard error. Where that is closed, the exit code says it alone.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _closed = write!(std::io::stderr(), "{text}");
 }

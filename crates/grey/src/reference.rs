@@ -20,30 +20,33 @@ fn reference() -> String {
     let globals: Vec<&Arg> = root.get_arguments().filter(|a| a.is_global_set()).collect();
     out.push_str("\n## Flags of every verb\n");
     flags(&mut out, &globals);
-    verb(&mut out, &root, "grey");
+    let globals: Vec<&str> = globals.iter().map(|a| a.get_id().as_str()).collect();
+    verb(&mut out, &root, "grey", &globals);
     out
 }
 
-fn verb(out: &mut String, command: &Command, path: &str) {
+fn verb(out: &mut String, command: &Command, path: &str, globals: &[&str]) {
     let subs: Vec<&Command> =
         command.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help").collect();
     if subs.is_empty() {
-        page(out, command, path);
+        page(out, command, path, globals);
     }
     for sub in subs {
-        verb(out, sub, &format!("{path} {}", sub.get_name()));
+        verb(out, sub, &format!("{path} {}", sub.get_name()), globals);
     }
 }
 
-fn page(out: &mut String, command: &Command, path: &str) {
+fn page(out: &mut String, command: &Command, path: &str, globals: &[&str]) {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
     let mut usage = command.clone().bin_name(path).render_usage().to_string();
     if let Some(rest) = usage.strip_prefix("Usage: ") {
         usage = rest.to_owned();
     }
     let _infallible = write!(out, "\n## `{path}`\n\n{about}.\n\n```text\n{usage}\n```\n");
-    let own: Vec<&Arg> =
-        command.get_arguments().filter(|a| !a.is_global_set() && !a.is_hide_set() && !shows_text(a)).collect();
+    let own: Vec<&Arg> = command
+        .get_arguments()
+        .filter(|a| !globals.contains(&a.get_id().as_str()) && !a.is_hide_set() && !shows_text(a))
+        .collect();
     flags(out, &own);
     if let Some(more) = command.get_after_help() {
         let more = more.to_string();

@@ -1,14 +1,8 @@
-//! `grey serve`: puts a node together from flags and a file, and runs it until it is told to end.
+//! `grey serve`: a node's configuration from flags and a file; runs the node until it is told to end.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use grey_engine::{Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
-use grey_registry::DataFolder;
 use grey_server::{NodeConfig, Server, config};
-use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
@@ -16,7 +10,7 @@ use crate::{
     HostContext,
     args::{IsolationArg, LogFormat, ServeArgs},
     failure::Failure,
-    style,
+    open_node, style,
     verbs::print,
 };
 
@@ -67,28 +61,8 @@ fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
     Ok((config, data))
 }
 
-/// Bytes of the key of the tenants' tags.
-const TENANT_TAG_KEY_BYTES: usize = 32;
-
-fn tenant_tag_key(path: &Path) -> Result<[u8; TENANT_TAG_KEY_BYTES], Failure> {
-    let at = |e: std::io::Error| Failure::refused(format!("cannot read {} (tenant_tag_key_file): {e}", path.display()));
-    // One byte more, to see that there is one.
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|f| f.take(TENANT_TAG_KEY_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(at)?;
-    bytes.try_into().map_err(|b: Vec<u8>| {
-        let found = if b.len() > TENANT_TAG_KEY_BYTES { "more".to_owned() } else { b.len().to_string() };
-        Failure::refused(format!(
-            "{} (tenant_tag_key_file): expected exactly {TENANT_TAG_KEY_BYTES} bytes, found {found}",
-            path.display()
-        ))
-        .hint(format!("make one with: head -c {TENANT_TAG_KEY_BYTES} /dev/urandom > FILE"))
-    })
-}
-
 /// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
-fn default_data() -> Option<PathBuf> {
+pub(crate) fn default_data() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
     var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
 }
@@ -128,30 +102,17 @@ async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostC
     if let Err(e) = grey_engine::contain::protect_memory() {
         tracing::warn!("other processes of this user can read the node's memory: {e}");
     }
-    let mut serving = config.to_serving().map_err(refused)?;
-    serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
-    let folder = DataFolder::open(&data).map_err(refused)?;
-    let launcher = Launcher {
-        command: context.host_command,
-        isolation: match config.isolation {
-            config::Isolation::Process => Isolation::Process,
-            config::Isolation::Inline => Isolation::Inline,
-        },
-        limits: Limits { data_bytes: config.host_memory_bytes(), readable: Vec::new() },
-        open: grey_engine::engines::open,
-        load_timeout: LOAD_TIMEOUT_DEFAULT,
-        // What a run gives must fit into what may be in flight.
-        outputs_bytes_max: usize::try_from(serving.inflight_bytes_max).unwrap_or(usize::MAX),
-    };
-    let engines =
-        Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
-    let node = Node::start(serving, folder, engines).await.map_err(refused)?;
+    let node = open_node(&config, &data, context).await.map_err(refused)?;
     let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
 
     let url = format!("http://{}", server.local_addr());
+    // Only a convenience for those who find the folder in use.
+    if let Err(e) = node.announce(&url) {
+        tracing::warn!("{e}");
+    }
     let folder = node.data_dir().display().to_string();
     if json {
         let line = serde_json::json!({"event": "ready", "url": url, "pid": std::process::id(), "data": folder});

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::image::{self, ImageArgs, Picture};
 use crate::{
     arrays::{self, Array},
-    client::Client,
+    client::{Client, nearest},
     failure::Failure,
     files,
     request::{Document, Request},
@@ -258,10 +258,9 @@ fn find<'a>(signature: &'a [InputSpec], name: &str, shown: &str) -> Result<&'a I
         name.escape_debug(),
         names.join(", ")
     ));
-    let near = names.iter().map(|n| (strsim::osa_distance(name, n), n)).min();
-    Err(match near {
-        Some((distance, near)) if distance <= 1 + name.len() / 3 => failure.hint(format!("did you mean '{near}'?")),
-        _ => failure,
+    Err(match nearest(name, &names) {
+        Some(near) => failure.hint(format!("did you mean '{near}'?")),
+        None => failure,
     })
 }
 

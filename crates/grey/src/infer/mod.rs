@@ -58,7 +58,7 @@ pub(crate) fn run(client: &Client, args: &InferArgs, json: bool) -> Result<(), F
     let asked = Asked::new(&request, args)?;
     let parameters = [args.wanted(), asked.parameters()].concat();
     let answer = Answered::new(&client, client.infer(&format!("{model}/infer"), &request.body(parameters)?)?)?;
-    answers(&answer.json, &request, args)?;
+    answers(&client, &answer.json, &request, args)?;
     let (bytes, bundle) = fetch(&client, &answer.json, &asked.nonce)?;
     let proof = examine(&bytes, &request, &answer, args, &asked)?;
     let encoded = encoded(file, &bytes)?;
@@ -261,8 +261,12 @@ const EXAMINED: [Check; 7] = [
 ];
 
 /// Whether the answer is of the model, of the version and to the request that were asked for.
-fn answers(answer: &Value, request: &Request<'_>, args: &InferArgs) -> Result<(), Failure> {
-    let version = args.version.as_ref().map(ToString::to_string);
+fn answers(client: &Client, answer: &Value, request: &Request<'_>, args: &InferArgs) -> Result<(), Failure> {
+    let answered = answer.get("model_version").and_then(Value::as_str);
+    let version = args.version.as_ref().map(ToString::to_string).map(|asked| match answered {
+        Some(v) if v != asked && means(client, args, &asked, v) => v.to_owned(),
+        _ => asked,
+    });
     let id = request.id()?;
     let asked = [("model_name", Some(args.model.to_string())), ("model_version", version), ("id", id)];
     for (member, expected) in asked {
@@ -277,6 +281,16 @@ fn answers(answer: &Value, request: &Request<'_>, args: &InferArgs) -> Result<()
         return Err(lie(format!("{member}: expected '{}', found {found}", escaped(&expected)), "answer", "request"));
     }
     Ok(())
+}
+
+/// Whether `label` means `version`, as the node says.
+fn means(client: &Client, args: &InferArgs, label: &str, version: &str) -> bool {
+    let shown = client.get(&format!("/grey/v1/models/{}/versions/{label}", args.model));
+    shown.is_ok_and(|shown| {
+        let has = |l: &Value| l.as_str() == Some(label);
+        text(&shown, "version") == version
+            && shown.get("labels").and_then(Value::as_array).is_some_and(|l| l.iter().any(has))
+    })
 }
 
 /// What came is not of what it should be of.

@@ -1,6 +1,6 @@
 //! `grey serve`: a node's configuration from flags and a file; runs the node until it is told to end.
 
-use std::{io::IsTerminal as _, path::PathBuf};
+use std::path::PathBuf;
 
 use grey_server::{NodeConfig, Server, config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +10,7 @@ use crate::{
     HostContext,
     args::{IsolationArg, LogFormat, ServeArgs},
     failure::Failure,
-    open_node,
+    open_node, style,
     verbs::print,
 };
 
@@ -74,7 +74,7 @@ fn start_logging(args: &ServeArgs) -> Result<(), Failure> {
     let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match args.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(style::is_on(&std::io::stderr()))).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     };
     started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))

@@ -245,6 +245,18 @@ class TestRegistry:
             with pytest.raises(grey.NotFound):
                 gone("life")
 
+    def test_labels_are_followed(self, client: grey.Client, node: GreyNode, models: Path, key: str) -> None:
+        client.add("labelled", models / "affine.onnx", version="v1")
+        node.cli("model", "label", "labelled", "stable", "--version", "v1")
+        client.add("labelled", models / "mlp.onnx", version="v2")
+        for _ in range(2):
+            result = client.infer("labelled", [[1, 2]], version="stable", verify=grey.Policy(software_keys=[key]))
+            assert (result.version, result["y"].tolist()) == ("v1", [[5]])
+        assert client.model("labelled", version="stable").labels == ("stable",)
+        node.cli("model", "label", "labelled", "stable", "--version", "v2")
+        assert client.infer("labelled", np.ones((1, 8)).tolist(), version="stable").version == "v2"
+        client.remove("labelled")
+
     def test_files_that_are_none(self, client: grey.Client, models: Path, tmp_path: Path) -> None:
         for file, says in [
             (tmp_path / "none.onnx", "No such file"),
@@ -317,6 +329,12 @@ class TestProofs:
         assert client.infer(
             "affine", [[1, 2]], verify={"software_keys": "any"}, salt=bytes(32), nonce=b"12345678"
         ).verdict
+
+    def test_chosen_outputs_are_verified(self, client: grey.Client, key: str) -> None:
+        given = {"INPUT0": np.ones((2, 16), np.int32), "INPUT1": np.ones((2, 16), np.int32)}
+        policy = grey.Policy(software_keys=[key])
+        assert client.infer("simple", given, outputs=["OUTPUT1"], verify=policy).verdict
+        assert client.infer("simple", given, outputs=["OUTPUT1", "OUTPUT0"], verify=policy).verdict
 
     def test_large_tensors_are_verified_too(self, client: grey.Client, key: str) -> None:
         large = np.array([["a" * (1 << 20), "b" * (1 << 20)]])

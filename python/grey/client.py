@@ -75,7 +75,8 @@ class _Base:
 
     def _learn(self, model: str, version: str | None, metadata: str) -> list[TensorSpec]:
         specs = [TensorSpec.from_members(m) for m in json.loads(metadata)["inputs"]]
-        if version and version != "latest":
+        # Other names may be labels, which move.
+        if version and version.isdigit():
             if len(self._signatures) >= _SIGNATURES_MAX:
                 self._signatures.clear()
             self._signatures[model, version] = specs
@@ -180,7 +181,7 @@ class Client(_Base):
             rows to a model's one input; for such a model the array alone will do, too. The first dimension of all is
             the rows. Arrays may be non-contiguous or of foreign byte order; arrays of texts, bytes or objects that
             are either are BYTES.
-        :param version: the version; by default the latest.
+        :param version: the version, or a label; by default the latest.
         :param outputs: names of the outputs wanted, in this order; by default all.
         :param timeout: seconds that this call may take; by default the client's.
         :param tenant: who asks; by default the client's.
@@ -261,7 +262,7 @@ class Client(_Base):
         """All versions of all models, and what they do now.
 
         >>> client.models()[0]
-        ModelStatus(id='affine', version='1', latest=True, state='ready', reason='')
+        ModelStatus(id='affine', version='1', latest=True, state='ready', reason='', labels=('latest',))
         """
         return _models(self._native.manage("models", timeout=timeout))
 

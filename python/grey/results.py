@@ -39,6 +39,7 @@ class ModelStatus:
     :ivar latest: whether calls that name no version get this one.
     :ivar state: ``registered``, ``loading``, ``ready``, ``failed`` or ``unloaded``.
     :ivar reason: why, where the state needs a reason; else empty.
+    :ivar labels: those that mean this version, ``latest`` among them.
     """
 
     id: str
@@ -46,17 +47,20 @@ class ModelStatus:
     latest: bool
     state: str
     reason: str
+    labels: tuple[str, ...]
 
     @classmethod
     def from_members(cls, members: dict[str, Any]) -> ModelStatus:
         """Of the JSON that a node gives."""
-        return cls(*(members[name] for name in ("id", "version", "latest", "state", "reason")))
+        named = {name: members[name] for name in ("id", "version", "latest", "state", "reason")}
+        return cls(**named, labels=tuple(members["labels"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """All about one version of a model.
 
+    :ivar labels: those that mean this version, ``latest`` among them.
     :ivar model_hash: SHA-256 in hex, as proofs state it; ``model_hash_scheme`` says of what.
     :ivar batching: whether and how calls share runs, and why: ``enabled``, ``reason``, ``max_batch_size``, ``hold``,
         ``max_wait_ms``, ``buckets``.
@@ -70,6 +74,7 @@ class Model:
     latest: bool
     state: str
     reason: str
+    labels: tuple[str, ...]
     engine: str
     model_hash: str
     model_hash_scheme: str
@@ -90,6 +95,7 @@ class Model:
             **{name: members[name] for name in ("model_hash", "model_hash_scheme", "metadata", "batching", "proofs")},
             inputs=tuple(map(TensorSpec.from_members, signature["inputs"])),
             outputs=tuple(map(TensorSpec.from_members, signature["outputs"])),
+            labels=tuple(members["labels"]),
             hosts=tuple(members["hosts"]),
             members=members,
         )

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashSet, fmt, marker::PhantomData};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_core::{
-    AnswerProof, DType, ModelId, Parameter, Parameters, Payload, RANK_MAX, Tensor, UnknownDType, Version, oip,
+    AnswerProof, DType, Label, ModelId, Parameter, Parameters, Payload, RANK_MAX, Tensor, UnknownDType, Version, oip,
 };
 use grey_proof::PROOF_BYTES_MAX;
 use serde::{
@@ -291,8 +291,10 @@ impl Answer {
         if self.model != call.model {
             return wrong("model_name", call.model.as_str(), self.model.as_str());
         }
+        // What is no number may be a label: which version it means is the node's to say.
         if let Some(asked) = &call.version
             && self.version.as_ref() != Some(asked)
+            && Label::new(asked.as_str()).is_err()
         {
             return wrong("model_version", asked.as_str(), self.version.as_ref().map_or("", Version::as_str));
         }
@@ -418,6 +420,7 @@ mod tests {
         let answer = read(r#"{"model_name":"m","model_version":"2","id":"a","outputs":[]}"#, &[]).unwrap();
         let call = || InferCall::new(ModelId::new("m").unwrap(), vec![]);
         answer.check(&call()).unwrap();
+        answer.check(&InferCall { version: Some(Version::new("stable").unwrap()), ..call() }).unwrap();
         let says = |c: InferCall| answer.check(&c).unwrap_err().to_string();
         assert!(
             says(InferCall::new(ModelId::new("n").unwrap(), vec![])).contains("model_name: expected 'n', found 'm'")

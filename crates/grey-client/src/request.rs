@@ -16,7 +16,7 @@ use crate::{Error, Limit, ProveRequest, Result, text::shown};
 pub struct InferCall {
     /// The model.
     pub model: ModelId,
-    /// The version; `None`: the latest.
+    /// The version, or a label; `None`: the latest.
     pub version: Option<Version>,
     /// The inputs, named as the model names them.
     pub inputs: Vec<Tensor>,

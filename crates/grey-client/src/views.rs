@@ -19,6 +19,9 @@ pub struct ModelStatus {
     pub version: Version,
     /// Whether requests without a version get this one.
     pub latest: bool,
+    /// Labels that mean this version, `latest` among them.
+    #[serde(default)]
+    pub labels: Vec<String>,
     /// `registered`, `loading`, `ready`, `failed` or `unloaded`.
     pub state: String,
     /// Why, where the state needs a reason; else empty.

@@ -330,6 +330,32 @@ async fn connections_are_kept_and_those_closed_while_idle_replaced() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_asked_for_is_nobody_s() {
+    let forged = {
+        let mut bytes = good();
+        let last = bytes.len() - 1;
+        bytes[last] = 99;
+        bytes
+    };
+    let each = move |_, mut stream: TcpStream| {
+        let both = [good(), forged.clone()].concat();
+        async move {
+            while request(&mut stream).await.is_some() {
+                // In one piece, so that the second one is there as soon as the first.
+                if stream.write_all(&both).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let client = client(server(each).await.0);
+    for _ in 0..50 {
+        let (answer, _) = client.infer(&call()).await.unwrap();
+        assert_eq!(answer.outputs[0].data().to_contiguous()[..], [1, 2]);
+    }
+}
+
+#[tokio::test]
 async fn no_more_connections_than_allowed() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (open, peak) = (now.clone(), most.clone());

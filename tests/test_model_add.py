@@ -179,12 +179,12 @@ def test_broken_forms_are_refused(start: Any, models: Path) -> None:
     random = Random(6)
     seen = set()
     for n in range(150):
-        form = bytearray(whole)
+        form = bytearray(whole if n % 2 else whole.removeprefix(example))
         for _ in range(random.randint(1, 4)):
-            at = random.randrange(len(form))
+            at = random.randrange(len(form) or 1)
             match random.randrange(4):
                 case 0:
-                    form[at] = random.randrange(256)
+                    form[at : at + 1] = [random.randrange(256)]
                 case 1:
                     del form[at:]
                     form += b"\r\n"
@@ -196,11 +196,11 @@ def test_broken_forms_are_refused(start: Any, models: Path) -> None:
         reply = node.request("POST", f"/grey/v1/models/m{n}?load=false", bytes(form), headers)
         assert reply.status in {200, 201, 400, 413}, (n, reply.status, reply.body)
         seen.add(reply.status)
-    assert 400 in seen
+    assert {201, 400} <= seen
     registered = {m["id"] for m in node.cli_json("model", "list")}
-    folders = (node.data / "registry" / "models").glob("*/files/*")
+    models_folder = node.data / "registry" / "models"
     wait_until(
-        lambda: {f.parts[-3] for f in folders if any(p.is_file() for p in f.rglob("*"))} <= registered,
+        lambda: {f.relative_to(models_folder).parts[0] for f in models_folder.glob("*/files/*/*")} <= registered,
         "the files of refused forms to be swept",
     )
 

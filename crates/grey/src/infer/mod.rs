@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use grey_core::{DType, ELEMENT_LENGTH_BYTES, Tensor};
+use grey_core::{DType, ELEMENT_LENGTH_BYTES, Label, Tensor};
 use grey_proof::{
     Bundle, Check, CheckResult, Known, KnownRequest, Platform, Policy, Proof, SessionBundle, SoftwareEvidence,
     SoftwareKeys, task_id_text,
@@ -285,6 +285,10 @@ fn answers(client: &Client, answer: &Value, request: &Request<'_>, args: &InferA
 
 /// Whether `label` means `version`, as the node says.
 fn means(client: &Client, args: &InferArgs, label: &str, version: &str) -> bool {
+    // Most versions are numbers, which no label is.
+    if Label::new(label).is_err() {
+        return false;
+    }
     let shown = client.get(&format!("/grey/v1/models/{}/versions/{label}", args.model));
     shown.is_ok_and(|shown| {
         let has = |l: &Value| l.as_str() == Some(label);

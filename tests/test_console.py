@@ -42,7 +42,7 @@ def launch(playwright: Playwright, path: str) -> Browser:
 def reading(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[GreyNode]:
     """A node as it comes: with a page that changes nothing."""
     node = GreyNode(tmp_path_factory.mktemp("console") / "data")
-    node.add("mlp", models / "mlp.onnx")
+    node.add("mlp", models / "mlp.onnx", "--label", "stable")
     node.add("softmax", models / "softmax_over_rows.onnx")
     node.add("large", models / "identity_int64.onnx")
     yield node
@@ -85,7 +85,7 @@ def test_the_page_shows_the_node_and_its_models(chromium: Browser, reading: Grey
     with opened(chromium, reading) as page:
         mlp = card(page, "mlp/1")
         expect(mlp).to_contain_text("ready")
-        expect(mlp).to_contain_text("latest")
+        expect(mlp.locator(".labels .badge")).to_have_text(["latest", "stable"])
         expect(mlp).to_contain_text(f"sha256-file:{shown['model_hash']}")
         expect(mlp).to_contain_text("rows do not mix (probed)")
         expect(mlp.locator(".hosts tbody tr")).to_have_count(1)

@@ -194,3 +194,22 @@ def test_prometheus_scrapes(scrapers: dict[str, Prometheus], reads: str) -> None
     for name, kind in [("batch_size", "histogram"), ("inferences", "counter"), ("inflight_bytes", "gauge")]:
         assert kinds[f"grey_ai_{name}"] == kind
     assert not [line for line in prometheus.log.read_text().splitlines() if "level=warn" in line]
+
+
+def test_the_page_tells_what_there_is(used: GreyNode, scrapers: dict[str, Prometheus], tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    told = dict(re.findall(r"^\| `(grey_ai_\w+)` \| (\w+) \|", page, re.MULTILINE))
+    there = re.findall(r"^# TYPE (\S+) (\w+)$", metrics(used, "text/plain").decode(), re.MULTILINE)
+    assert told == dict(there)
+
+    config = tmp_path / "prometheus.yml"
+    config.write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    checked = subprocess.run(["promtool", "check", "config", str(config)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+    (questions,) = re.findall(r"```promql\n(.*?)```", page, re.DOTALL)
+    asked = [line for line in questions.splitlines() if not line.startswith("#")]
+    assert len(asked) == 4
+    for question in asked:
+        # Refused, and so raised, if it is no PromQL; the node answered nothing while it was watched, so no numbers.
+        scrapers["openmetrics"].query(question)

@@ -9,6 +9,7 @@ mod dtype;
 mod error;
 mod infer;
 mod name;
+pub mod oip;
 mod payload;
 mod signature;
 mod tensor;

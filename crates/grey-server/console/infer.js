@@ -160,7 +160,7 @@ export class Infer {
     if (keys.join() !== [...this.select.options].map((o) => o.value).join()) {
       const chosen = this.select.value;
       fill(this.select, usable.map((m) => el("option", { value: keyOf(m) },
-        `${m.id} version ${m.version}${m.latest ? " (latest)" : ""}`)));
+        `${m.id} version ${m.version}${m.labels.length > 0 ? ` (${m.labels.join(", ")})` : ""}`)));
       if (keys.includes(chosen)) this.select.value = chosen;
     }
     this.form.hidden = keys.length === 0;
@@ -176,13 +176,21 @@ export class Infer {
     const model = this.model();
     this.shown = this.select.value;
     fill(this.result);
-    if (!model) return;
-    this.prove.disabled = !model.proofs.on;
-    this.prove.checked = model.proofs.on;
-    const response = await fetch(pathOf(model));
-    if (!response.ok) return this.refuse(await said(response));
-    const details = await response.json();
-    if (this.shown === keyOf(model)) this.body.value = example(details.signature);
+    if (!model) return undefined;
+    // Of what is not loaded nobody knows yet.
+    const can = model.proofs.on && (model.proofs.class !== null || model.proofs.precision === null);
+    this.prove.disabled = !can;
+    this.prove.checked = can;
+    try {
+      const response = await fetch(pathOf(model));
+      if (!response.ok) return this.refuse(await said(response));
+      const details = await response.json();
+      if (this.shown === keyOf(model)) this.body.value = example(details.signature);
+    } catch (e) {
+      this.shown = null;
+      this.refuse(`No example: ${e.message}`);
+    }
+    return undefined;
   }
 
   refuse(why) {

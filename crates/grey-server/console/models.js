@@ -31,7 +31,7 @@ function proofs(m) {
 /** One version. `act(verb, model)` is what the buttons call; null where the page may change nothing. */
 function card(m, open, act) {
   const state = el("span", { class: "badge" });
-  const latest = el("span", { class: "badge plain", hidden: true }, "latest");
+  const labels = el("span", { class: "labels" });
   const line = el("span", { class: "numbers quiet" });
   const reason = el("p", { class: "bad-text", hidden: true });
   const facts = {};
@@ -76,14 +76,17 @@ function card(m, open, act) {
   }));
 
   const node = el("details", { class: "card model", open, "data-model": keyOf(m) },
-    el("summary", {}, el("h3", {}, m.id, " ", el("span", { class: "quiet" }, "version ", m.version)), state, latest, line),
+    el("summary", {}, el("h3", {}, m.id, " ", el("span", { class: "quiet" }, "version ", m.version)), state, labels, line),
     reason, list, figures,
     el("div", { class: "wide" }, table), none, restarts, actions);
 
   const update = (now, then, elapsed) => {
     text(state, now.state);
     state.className = `badge ${{ ready: "good", failed: "bad", loading: "warn" }[now.state] ?? "plain"}`;
-    latest.hidden = !now.latest;
+    if (labels.dataset.said !== now.labels.join()) {
+      labels.dataset.said = now.labels.join();
+      fill(labels, now.labels.map((l) => el("span", { class: "badge plain" }, l)));
+    }
     text(reason, now.reason);
     reason.hidden = now.reason === "";
     const recent = since(now.latency_seconds, then?.latency_seconds);

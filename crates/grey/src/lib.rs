@@ -95,9 +95,7 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
         Command::Completions(completions) => completions::run(&completions).map(done),
         Command::Top(top) => top::run(url.as_deref().unwrap_or(args::DEFAULT_URL), &top, json).map(done),
         Command::Doctor(doctor) => doctor::run(&doctor, &context, json),
-        Command::Engine(EngineCommand { data, verb }) => {
-            place(data).and_then(|place| engine::run(&place, &context, verb, json)).map(done)
-        }
+        Command::Engine(EngineCommand { verb }) => engine::run(place, &context, verb, json).map(done),
     };
     outcome.unwrap_or_else(|f| report(&f, json))
 }

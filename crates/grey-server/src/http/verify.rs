@@ -3,9 +3,9 @@
 
 use axum::extract::{Request, State};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use grey_core::{Error, ModelId, ModelRef, Payload, Result, Tensor, VersionChoice};
+use grey_core::{Error, ErrorKind, ModelId, ModelRef, Payload, Result, Tensor, VersionChoice};
 use grey_proof::{Bundle, Known, Policy, Proof, SessionBundle, Verdict};
-use grey_serving::{BytesPermit, Identity};
+use grey_serving::Identity;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json, value::RawValue};
@@ -18,8 +18,12 @@ use super::{
 };
 use crate::{
     clock, known_tensors,
-    oip::{self, DecodeContext, json},
+    oip::{self, Budget, DecodeContext, json},
 };
+
+/// Longest text of a policy or of known values that is read: far above any that people write (tensors come as a
+/// request and an answer), since what is made of it is many times as large.
+const KNOWN_TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// The request's body. Texts stay as they came: by way of a 64-bit float some numbers would become others.
 #[derive(Deserialize)]
@@ -72,7 +76,6 @@ struct Case {
     policy: Policy,
     /// The policy's text.
     stated: Value,
-    permit: BytesPermit,
 }
 
 /// See the module.
@@ -80,11 +83,17 @@ pub(super) async fn verify(State(app): State<Shared>, request: Request) -> Answe
     let (parts, incoming) = request.into_parts();
     let (body, permit) = read_body(&app, &parts.headers, incoming).await?;
     let identity = app.node.identity().clone();
-    let mut case = blocking(move || read(&body, permit, &identity)).await??;
+    // The permit lives as long as the copies that are made of the body.
+    let (mut case, permit) = blocking(move || {
+        let mut permit = permit;
+        read(&body, &mut |bytes| permit.grow(bytes), &identity).map(|case| (case, permit))
+    })
+    .await??;
     if !is_bundle(&case.proof) {
         case.proof = bundled(&app, &mut case).await?;
     }
     let judged = blocking(move || judge(&case)).await?;
+    drop(permit);
     Ok(json_response(StatusCode::OK, &judged))
 }
 
@@ -93,11 +102,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(format!("the proof was not verified: {e}")))
 }
 
-fn read(body: &Payload, mut permit: BytesPermit, identity: &Identity) -> Result<Case> {
-    let data = json::contiguous(body, &mut |bytes| permit.grow(bytes))?;
+fn read(body: &Payload, budget: &mut Budget<'_>, identity: &Identity) -> Result<Case> {
+    let data = json::contiguous(body, budget)?;
     let text = std::str::from_utf8(&data).map_err(|e| Error::invalid(format!("the body is not UTF-8: {e}")))?;
     let bad = |e: String| Error::invalid(format!("the body is not what it should be: {e}"));
+    // The proof's text is a copy, as are those with escapes.
+    budget(text.len().saturating_add(json::survey(text).map_err(bad)?))?;
     let ask: Ask<'_> = json::object(text).map_err(bad)?;
+    for (name, given) in [("policy", ask.policy), ("known", ask.known)] {
+        let found = given.map_or(0, |raw| raw.get().len());
+        if found > KNOWN_TEXT_BYTES_MAX {
+            let why = format!("{name} has {found} bytes, expected at most {KNOWN_TEXT_BYTES_MAX}");
+            return Err(Error::new(ErrorKind::TooLarge, why));
+        }
+    }
     let proof = decoded_proof(&ask.proof).map_err(|e| e.context("proof"))?;
     let (policy, stated) = match ask.policy {
         None => {
@@ -123,14 +141,14 @@ fn read(body: &Payload, mut permit: BytesPermit, identity: &Identity) -> Result<
         }
         let tensors: Tensors<'_> = json::object(document.get()).map_err(|e| bad(format!("{name}: {e}")))?;
         let list = of(tensors).ok_or_else(|| bad(format!("{name} has no list of tensors")))?;
-        *known = Some(known_tensors(&decode(list, name, &mut permit)?));
+        *known = Some(known_tensors(&decode(list, name, budget)?));
     }
-    Ok(Case { proof, known, policy, stated, permit })
+    Ok(Case { proof, known, policy, stated })
 }
 
 /// Tensors as a node decodes them; outputs are written as inputs are.
-fn decode(list: &RawValue, name: &str, permit: &mut BytesPermit) -> Result<Vec<Tensor>> {
-    permit.grow(list.get().len())?;
+fn decode(list: &RawValue, name: &str, budget: &mut Budget<'_>) -> Result<Vec<Tensor>> {
+    budget(list.get().len())?;
     let body = Payload::from(format!("{{\"inputs\":{}}}", list.get()).into_bytes());
     // The decoder wants a name, and never looks at it.
     let model = ModelRef { id: ModelId::new(name)?, version: VersionChoice::Latest };
@@ -142,7 +160,7 @@ fn decode(list: &RawValue, name: &str, permit: &mut BytesPermit) -> Result<Vec<T
         prove: None,
         now: clock::now(),
     };
-    let decoded = oip::decode(cx, &body, &mut |bytes| permit.grow(bytes)).map_err(|e| e.context(name))?;
+    let decoded = oip::decode(cx, &body, budget).map_err(|e| e.context(name))?;
     Ok(decoded.request.inputs)
 }
 
@@ -167,8 +185,6 @@ async fn bundled(app: &Shared, case: &mut Case) -> Result<Vec<u8>> {
 }
 
 fn judge(case: &Case) -> Judged {
-    // Until now: what is known holds copies of what came.
-    let _counted = &case.permit;
     let at = clock::unix_seconds();
     Judged {
         verdict: grey_proof::verify(&case.proof, &case.policy, at, &case.known),
@@ -176,5 +192,56 @@ fn judge(case: &Case) -> Judged {
         policy: case.stated.clone(),
         bundle: STANDARD.encode(&case.proof),
         view: grey_proof::view(&case.proof).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity { platform: "SOFTWARE", measurement: "00".repeat(32), node_key: "11".repeat(32) }
+    }
+
+    fn read_text(text: &[u8]) -> Result<Case> {
+        read(&Payload::from(text.to_vec()), &mut |_| Ok(()), &identity())
+    }
+
+    #[test]
+    fn without_a_policy_it_is_this_node_by_its_own_word() {
+        let case = read_text(br#"{"proof": "AA=="}"#).unwrap();
+        assert_eq!(case.policy.software_keys, Some(grey_proof::Allowed::These(vec![[0x11; 32]])));
+        assert_eq!(case.stated, json!({"software_keys": ["11".repeat(32)]}));
+        let hardware = Identity { platform: "SGX", ..identity() };
+        assert_eq!(own_policy(&hardware), json!({"expected_measurement": "00".repeat(32)}));
+    }
+
+    #[test]
+    fn long_texts_are_refused_before_they_are_read() {
+        for name in ["policy", "known"] {
+            let text = format!("{{\"proof\": \"AA==\", \"{name}\": [{}]}}", " ".repeat(KNOWN_TEXT_BYTES_MAX));
+            let e = read_text(text.as_bytes()).err().unwrap();
+            assert!(e.kind() == ErrorKind::TooLarge && e.message().starts_with(name), "{e}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _any = read_text(&bytes);
+        }
+
+        #[test]
+        fn no_json_panics(parts in proptest::collection::vec(prop_oneof![
+            Just("{"), Just("}"), Just("["), Just("]"), Just(","), Just(":"), Just("null"), Just("1e999"), Just("-1"),
+            Just("\"proof\":\"AA==\""), Just("\"request\":"), Just("\"answer\":"), Just("\"inputs\":"), Just("\"outputs\":"),
+            Just("\"known\":"), Just("\"policy\":"), Just("\"nonce\""), Just("\"AA==\""), Just("\"name\":\"x\""),
+            Just("\"datatype\":\"FP32\""), Just("\"shape\":[1]"), Just("\"data\":[1]"),
+        ], 0..40)) {
+            let _any = read_text(parts.concat().as_bytes());
+            let _any = read_text(format!("{{\"proof\":\"AA==\",{}}}", parts.concat()).as_bytes());
+        }
     }
 }

@@ -21,7 +21,7 @@ use self::{
     look::{Picture, Status, picture},
     screen::Screen,
 };
-use crate::{args::TopArgs, client::Client, encoding::shown, failure::Failure, say};
+use crate::{args::TopArgs, client::Client, encoding::escaped, failure::Failure, say};
 
 /// How long a look may take before the node counts as silent.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -212,7 +212,7 @@ impl Top<'_> {
             )
         }));
         out.push(match &self.trouble {
-            Some(why) => (RED, format!("no answer, trying again: {}", shown(why))),
+            Some(why) => (RED, format!("no answer, trying again: {}", escaped(why))),
             None => ("", String::new()),
         });
         out.push((DIM, lines.columns));

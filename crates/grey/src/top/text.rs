@@ -22,7 +22,7 @@ pub(crate) struct Lines {
 pub(crate) fn lines(p: &Picture, url: &str, room: usize) -> Lines {
     let mut models: Vec<&ModelPicture> = p.models.iter().collect();
     if models.len() > room {
-        let busy = |m: &ModelPicture| (m.queue_rows as f64, m.requests_per_second.unwrap_or(0.0));
+        let busy = |m: &ModelPicture| (m.queue_rows as f64, m.requests_per_second.unwrap_or(0.0), m.hosts);
         models.sort_by(|a, b| busy(b).partial_cmp(&busy(a)).unwrap_or(std::cmp::Ordering::Equal));
         models.truncate(room.saturating_sub(1));
     }
@@ -128,7 +128,73 @@ fn duration(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::look::NodePicture, *};
+
+    fn node(warnings: &[&str]) -> NodePicture {
+        NodePicture {
+            name: "n".into(),
+            version: "1".into(),
+            pid: 7,
+            uptime_ms: 0,
+            ready: false,
+            reason: "draining\u{1b}[2J".into(),
+            cores: 2,
+            requests_per_second: None,
+            cpu_percent: None,
+            rss_bytes: None,
+            hosts_rss_bytes: 0,
+            memory_bytes: None,
+            inflight_bytes: 0,
+            inflight_bytes_max: 0,
+            connections: 0,
+            connections_max: 0,
+            warnings: warnings.iter().map(|w| (*w).to_owned()).collect(),
+        }
+    }
+
+    fn model(id: &str, queue_rows: u64, requests_per_second: f64) -> ModelPicture {
+        ModelPicture {
+            id: id.into(),
+            version: "1".into(),
+            state: "ready".into(),
+            queue_rows,
+            oldest_wait_ms: 12,
+            requests_per_second: Some(requests_per_second),
+            failures_per_second: None,
+            p50_seconds: None,
+            p99_seconds: None,
+            batch_rows: None,
+            hosts: 1,
+            cpu_percent: None,
+            rss_bytes: 0,
+            restarts: 2,
+        }
+    }
+
+    #[test]
+    fn those_that_have_most_to_do_come_first_where_not_all_fit() {
+        let models = vec![model("a", 0, 1.0), model("b", 0, 9.0), model("c", 5, 0.0)];
+        let picture = Picture { time_ms: 0, interval_ms: 1, node: node(&[]), models };
+        let names = |room| {
+            let shown = lines(&picture, "u", room).models;
+            shown.iter().map(|l| l.split("  ").next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(3), ["a", "b", "c"], "all fit: by name");
+        assert_eq!(names(2), ["c", "… 2 more"]);
+        assert_eq!(names(1), ["… 3 more"]);
+        let c = &lines(&picture, "u", 3).models[2];
+        assert!(c.contains("5      12 ms   1 (+2)"), "{c}");
+    }
+
+    #[test]
+    fn a_node_s_texts_do_not_steer_the_terminal() {
+        let picture =
+            Picture { time_ms: 0, interval_ms: 0, node: node(&["a\nb"]), models: vec![model("\u{9b}1m", 0, 0.0)] };
+        let all = lines(&picture, "u", 9);
+        let text = [all.head, all.models].concat().join("");
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+        assert!(text.contains("not ready: draining\\u{1b}[2J") && text.contains("warning: a\\nb"), "{text}");
+    }
 
     #[test]
     fn numbers_are_for_people() {

@@ -107,7 +107,7 @@ pub(crate) enum IsolationArg {
 #[command(after_help = "Example:\n  grey serve --http 127.0.0.1:0 --data ./data --json")]
 pub(crate) struct ServeArgs {
     /// Address to listen on; port 0 takes a free one and prints it [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", env = "GREY_HTTP")]
     pub(crate) http: Option<String>,
     /// Folder of the registry and of what the node measured [default: the user's data directory]
     #[arg(long, value_name = "DIR")]

@@ -790,15 +790,3 @@ def test_the_page_on_clients_runs(
     printed = capsys.readouterr().out
     for says in ["affine 1", "did not answer within 0 s", "['measurement']", "the client is closed", '"SOFTWARE"']:
         assert says in printed
-
-
-def test_the_readme_s_python_runs(node: GreyNode, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    section = readme.partition("\n## From Python\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 2
-    reader: dict[str, Any] = {}
-    for block in blocks:
-        exec(compile(block.replace("127.0.0.1:8000", node.netloc), "README.md", "exec"), reader)
-    by_grey, by_triton = capsys.readouterr().out.strip().split("]]\n")
-    assert by_triton.removesuffix("]]") == by_grey

@@ -73,3 +73,30 @@ def test_configuration_mistakes_have_a_place(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "limitz" in done.stderr
     assert "line 2" in done.stderr
+
+
+def offline(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "grey", *args]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_shells_complete_verbs_and_flags() -> None:
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"]:
+        done = offline("completions", shell)
+        assert done.returncode == 0
+        assert "bench" in done.stdout
+    script = offline("completions", "bash").stdout
+    for typed, word, expected in [("grey mod", "mod", "model"), ("grey infer --sav", "--sav", "--save-input")]:
+        words = typed.split()
+        ask = f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _grey grey '{word}' '{words[-2]}'"
+        done = subprocess.run(
+            ["bash", "-c", f"{script}\n{ask}; echo ${{COMPREPLY[@]}}"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected]
+
+
+def test_colour_is_for_terminals_or_on_demand() -> None:
+    assert "\x1b" not in offline("nonsense").stderr
+    assert offline("--color", "always", "nonsense").stderr.startswith("\x1b[1;31merror:\x1b[0m unrecognized")
+    assert "\x1b" in offline("--color", "always", "--help").stdout
+    assert "\x1b" not in offline("--color", "never", "--help").stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,8 +82,6 @@ def curl_lines() -> list[tuple[Path, Step]]:
 
 def test_curl_in_the_documents_runs_as_it_stands(tmp_path: Path, models: Path) -> None:
     """Against a node that has the model `digits` of the documents."""
-    import subprocess
-
     subprocess.run([sys.executable, str(ROOT / "demo/digits.py"), str(tmp_path)], check=True)
     node = GreyNode(tmp_path / "data")
     shell = Shell(tmp_path, home(tmp_path, node.netloc))

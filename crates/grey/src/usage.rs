@@ -35,8 +35,10 @@ pub(crate) fn failure(e: &clap::Error, root: &Command) -> Failure {
     for tip in parts.iter().flat_map(|p| p.lines()).filter_map(|l| l.trim_start().strip_prefix("tip: ")) {
         // "a similar argument exists: '--json'"
         failure = match tip.contains("similar").then(|| tip.split_once(": ")).flatten() {
-            Some((_, names)) if is_near(e, names) => failure.hint(format!("did you mean {names}?")),
-            Some(_) => failure,
+            Some((_, names)) => match near(e, names) {
+                near if near.is_empty() => failure,
+                near => failure.hint(format!("did you mean {}?", near.join(" or "))),
+            },
             None => failure.hint(tip),
         };
     }
@@ -59,8 +61,8 @@ fn stray_file<'a>(e: &'a clap::Error, command: &Command) -> Option<&'a str> {
     (e.kind() == ErrorKind::UnknownArgument && takes_input && Path::new(word).is_file()).then_some(word)
 }
 
-/// Whether what clap thinks similar (`'a', 'b'`) is near what was typed.
-fn is_near(e: &clap::Error, names: &str) -> bool {
+/// Of what clap thinks similar (`'a', 'b'`), what is near to what was typed.
+fn near<'a>(e: &clap::Error, names: &'a str) -> Vec<&'a str> {
     let kinds = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg, ContextKind::InvalidValue];
     let typed: Vec<&String> = kinds
         .iter()
@@ -69,8 +71,11 @@ fn is_near(e: &clap::Error, names: &str) -> bool {
             _ => None,
         })
         .collect();
-    let mut names = names.split(", ").map(|n| n.trim_matches('\''));
-    names.any(|n| typed.iter().any(|t| strsim::osa_distance(n, t) <= 1 + t.len() / 3))
+    let is_near = |quoted: &&str| {
+        let name = quoted.trim_matches('\'');
+        typed.iter().any(|t| strsim::osa_distance(name, t) <= 1 + t.len() / 3)
+    };
+    names.split(", ").filter(is_near).collect()
 }
 
 /// Several lines as one.
@@ -117,6 +122,7 @@ mod tests {
         assert!(f.hints[0].starts_with("did you mean 'grey model list' or "), "{f:?}");
         let f = said("grey modle list");
         assert_eq!(f.hints[0], "did you mean 'model'?");
+        assert_eq!(said("grey model lsit").hints[0], "did you mean 'list'?");
         let f = said("grey model list --jsn");
         assert_eq!(f.message, "unexpected argument '--jsn' found");
         assert_eq!(f.hints[0], "did you mean '--json'?");

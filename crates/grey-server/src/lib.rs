@@ -7,6 +7,8 @@ mod connection;
 mod http;
 pub mod oip;
 mod server;
+mod settings;
 
 pub use config::NodeConfig;
 pub use server::Server;
+pub use settings::Settings;

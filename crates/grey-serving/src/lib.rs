@@ -12,6 +12,7 @@ mod engines;
 mod hashing;
 mod identity;
 mod isa;
+mod machine;
 mod madeup;
 mod metrics;
 mod model;
@@ -36,10 +37,11 @@ mod work;
 pub use budget::BytesPermit;
 pub use config::{
     BatchingConfig, HoldPolicy, INFLIGHT_BYTES_FALLBACK, ISSUER_DEFAULT, LOAD_TIMEOUT_DEFAULT, MAX_BATCH_SIZE_DEFAULT,
-    MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN, ServingConfig,
+    MAX_WAIT_DEFAULT, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN, ServingConfig,
     THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
 pub use engines::Engines;
 pub use identity::Identity;
+pub use machine::{LimitedBy, Machine};
 pub use node::{AddRequest, Node};
 pub use replay::{ProfileDifference, Replay, ReplayRequest, Replayed};

@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::{
-    BytesPermit, Machine, ServingConfig,
+    BytesPermit, ModelConfig, ServingConfig,
     api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView},
     budget::BytesBudget,
     clock::{self, unix_seconds},
@@ -69,7 +69,10 @@ pub struct AddRequest {
 pub struct Node(Arc<Inner>);
 
 struct Inner {
+    /// What it was started with. How models are served is in `served`.
     config: ServingConfig,
+    /// How models are served from now on.
+    served: RwLock<Served>,
     data: DataFolder,
     catalog: Catalog,
     opener: Arc<Opener>,
@@ -91,6 +94,20 @@ struct Inner {
     /// Loads that may be under way at once.
     loads: Semaphore,
     restored: OnceLock<()>,
+}
+
+/// How models are served: what [`Node::reconfigure`] changes.
+struct Served {
+    queue_rows_max: u32,
+    defaults: ModelConfig,
+    models: BTreeMap<ModelId, ModelConfig>,
+}
+
+impl Served {
+    fn of(config: &ServingConfig) -> Served {
+        let ServingConfig { queue_rows_max, defaults, models, .. } = config;
+        Served { queue_rows_max: *queue_rows_max, defaults: *defaults, models: models.clone() }
+    }
 }
 
 /// What this node does about one version.
@@ -144,19 +161,19 @@ impl Node {
     /// Opens the registry in `data` and restores in the background what was loaded.
     pub async fn start(config: ServingConfig, data: DataFolder, engines: Engines) -> Result<Node> {
         let catalog = Catalog::open(data.store()?, unix_seconds).await?;
-        let memory_bytes = Machine::read().memory_bytes;
         let opener = Opener {
             catalog: catalog.clone(),
             open_path: data.open_path(),
             opened: AtomicU64::new(0),
             engines,
-            memory_bytes,
+            memory_bytes: config.machine.memory_bytes,
         };
-        let loads = Semaphore::new(config.cores.max(1) as usize);
+        let cores = config.machine.cores;
+        let loads = Semaphore::new(cores.max(1) as usize);
         let metrics = Metrics::new();
         let (prover, identity) = identity::open(&config, data.path(), &metrics)?;
         let node = Node(Arc::new(Inner {
-            permits: PermitPool::new(config.cores),
+            permits: PermitPool::new(cores),
             budget: BytesBudget::new(config.inflight_bytes_max),
             profiles: Profiles::open(data.path())?,
             wanted: WantedSet::open(data.path())?,
@@ -168,6 +185,7 @@ impl Node {
             opener: Arc::new(opener),
             catalog,
             data,
+            served: RwLock::new(Served::of(&config)),
             config,
             slots: RwLock::default(),
             next_permit_key: AtomicU64::new(REPLAY_PERMIT_KEY + 1),
@@ -330,7 +348,7 @@ impl Node {
         // version before it stays the latest.
         let kind = Engines::for_file(Engines::main_file(session.files())?.path.as_str())?;
         let artifact = self.0.opener.artifact(session.id(), session.upload(), session.files()).await?;
-        let proofs = self.0.config.model(session.id()).proofs;
+        let proofs = self.served(session.id()).0.proofs;
         let opened = self.0.opener.open(kind, artifact, 1, proofs).await.map_err(|e| match e.kind() {
             // The file is the caller's: a corrupt one is the caller's error.
             ErrorKind::LoadFailed if e.message().starts_with(crate::opener::BAD_MODEL) => {
@@ -541,6 +559,52 @@ impl Node {
         self.0.budget.take(bytes)
     }
 
+    /// Serves models from now on as `config` says: what is loaded gets its batching, run timeout and rows in
+    /// the queue at once, and everything at its next load. All else in `config` needs another start.
+    pub fn reconfigure(&self, config: &ServingConfig) {
+        let loaded: Vec<Arc<Model>> = {
+            // Under the lock, so that a load that looks meanwhile is either seen here or sees this.
+            let mut served = self.0.served.write();
+            *served = Served::of(config);
+            let slots = self.0.slots.read();
+            slots.values().flat_map(|v| v.values()).filter_map(|s| s.living()).collect()
+        };
+        for model in loaded {
+            self.settle(&model);
+        }
+    }
+
+    /// How models with this name are served, and how many rows may wait.
+    fn served(&self, id: &ModelId) -> (ModelConfig, u32) {
+        let served = self.0.served.read();
+        (*served.models.get(id).unwrap_or(&served.defaults), served.queue_rows_max)
+    }
+
+    /// Has a loaded model served as its name is served now.
+    fn settle(&self, model: &Arc<Model>) {
+        let (config, queue_rows_max) = self.served(&model.id);
+        if !model.configure(&config, queue_rows_max) {
+            return;
+        }
+        // What was tested counts for the batch sizes that were tested.
+        let (node, model) = (self.clone(), model.clone());
+        tokio::spawn(async move {
+            let record = node.0.profiles.read(model.profile());
+            match (record, model.host()) {
+                (Ok(Some(record)), Some((host, handle))) => {
+                    let engine = model.operators().clone();
+                    let (permits, profiles) = (&node.0.permits, &node.0.profiles);
+                    Probing { model: &model, host, handle, engine, permits, profiles }.run(false, record).await;
+                }
+                // Until the next load its proofs rely on no test.
+                (Ok(_), _) => {
+                    tracing::info!(model = %model.id, version = %model.version, "not tested again: no host lives")
+                }
+                (Err(e), _) => tracing::error!(model = %model.id, version = %model.version, "not tested again: {e}"),
+            }
+        });
+    }
+
     fn slot(&self, id: &ModelId, version: &Version) -> Option<Arc<Slot>> {
         self.0.slots.read().get(id)?.get(version).cloned()
     }
@@ -612,6 +676,8 @@ impl Node {
             Ok(model) => {
                 *state = SlotState::Ready(model.clone());
                 drop(state);
+                // Something else may have been configured while it was opened.
+                self.settle(&model);
                 if let Err(e) = self.0.wanted.set(&manifest.id, &manifest.version, Some(Want::Loaded)) {
                     tracing::error!(model = %model.id, version = %model.version, "will not be restored by a restart: {e}");
                     // A request is answered all the same; an operator's word that is not kept is an error.
@@ -633,7 +699,7 @@ impl Node {
         // Each holds a model's bytes and a starting runtime. Never closed, so never an error.
         let _turn = self.0.loads.acquire().await;
         let began = clock::now();
-        let config = *self.0.config.model(&manifest.id);
+        let (config, queue_rows_max) = self.served(&manifest.id);
         let opener = &self.0.opener;
         let mut opened = match opened {
             Some(o) => o,
@@ -649,11 +715,12 @@ impl Node {
             device: self.0.device.clone(),
             proofs: if config.proofs { ProofsOption::On } else { ProofsOption::Off },
         };
+        let profile = key.clone();
         let record = match self.0.profiles.read(&key)? {
             Some(r) => r,
             None => {
                 let row = measure_row(&opened, MEASURE_RUNS).await;
-                let threads = config.threads.unwrap_or_else(|| auto_threads(row, self.0.config.cores));
+                let threads = config.threads.unwrap_or_else(|| auto_threads(row, self.0.config.machine.cores));
                 let mut r = ProfileRecord::new(key, threads);
                 r.memory_bytes = opened.memory_bytes;
                 if let Some(t) = row {
@@ -673,7 +740,7 @@ impl Node {
             independent: false,
             reason: "being probed: one request at a time until the probe ends".into(),
         });
-        let batcher = batcher_config(&config.batching, self.0.config.queue_rows_max, rows.independent);
+        let batcher = batcher_config(&config.batching, queue_rows_max, rows.independent);
         let engine = opened.determinism.clone();
         let known = record.self_test_of(&sizes_to_test(&batcher, &engine)).filter(|_| !probing);
         let worth = worth_testing(&engine, config.proofs);
@@ -692,7 +759,8 @@ impl Node {
                 signature: opened.signature.clone(),
                 threads: record.threads,
                 config,
-                queue_rows_max: self.0.config.queue_rows_max,
+                queue_rows_max,
+                profile,
                 permit_key: self.0.next_permit_key.fetch_add(1, Ordering::Relaxed),
                 rows,
                 determinism,
@@ -758,11 +826,11 @@ impl Node {
             created: m.created,
             batching: match &model {
                 Some(model) => model.batching_view(),
-                None => batching_view(&self.0.config.model(&m.id).batching, &not_loaded),
+                None => batching_view(&self.served(&m.id).0.batching, &not_loaded),
             },
             proofs: match &model {
                 Some(model) => model.proofs_view(),
-                None => ProofsView::not_loaded(self.0.config.model(&m.id).proofs),
+                None => ProofsView::not_loaded(self.served(&m.id).0.proofs),
             },
             threads: model.as_ref().map(|m| m.threads),
             hosts: model.map(|m| m.host_views()).unwrap_or_default(),

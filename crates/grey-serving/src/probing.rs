@@ -66,17 +66,27 @@ impl Stopped {
 impl Probing<'_> {
     /// Probes if `probe` says so, then tests what the record does not tell yet.
     pub(crate) async fn run(&self, probe: bool, mut record: ProfileRecord) {
-        let probed = if probe { self.probe(&mut record).await } else { Ok(None) };
-        let tested = self.tested(probed, record).await;
-        let shares = self.model.batcher().enabled;
-        let determinism = decide(&self.engine, self.model.proofs_on(), shares, &tested);
+        let mut probed = if probe { self.probe(&mut record).await } else { Ok(None) };
+        loop {
+            let tested = self.tested(probed, &mut record).await;
+            let concluded = self.model.conclude(|batcher| {
+                let other_sizes =
+                    matches!(&tested, SelfTested::Found(r) if r.sizes != sizes_to_test(batcher, &self.engine));
+                (!other_sizes).then(|| decide(&self.engine, self.model.proofs_on(), batcher.enabled, &tested))
+            });
+            if concluded {
+                break;
+            }
+            // An operator configured others meanwhile: at most as often as that.
+            probed = Ok(None);
+        }
+        let determinism = self.model.determinism();
         let class = determinism.class.as_ref().map_or("refused", |c| c.name());
         tracing::info!(model = %self.model.id, version = %self.model.version, class, "{}", determinism.reason);
-        self.model.set_determinism(determinism);
     }
 
     /// What the self-test finds, or has found.
-    async fn tested(&self, probed: Result<Option<bool>, Stopped>, mut record: ProfileRecord) -> SelfTested {
+    async fn tested(&self, probed: Result<Option<bool>, Stopped>, record: &mut ProfileRecord) -> SelfTested {
         if !worth_testing(&self.engine, self.model.proofs_on()) {
             return SelfTested::Never;
         }
@@ -91,7 +101,7 @@ impl Probing<'_> {
         match self.self_test(sizes, repeated).await {
             Ok(found) => {
                 record.determinism = Some(found.clone());
-                self.keep(&mut record);
+                self.keep(record);
                 SelfTested::Found(found)
             }
             Err(stopped) => SelfTested::CutShort(stopped.reason("self-test", SELF_TEST_RUN_TIME_MAX)),

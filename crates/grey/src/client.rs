@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 
-use grey_core::ModelId;
+use grey_core::{ModelId, nearest};
 use grey_server::oip::HEADER_LENGTH_HEADER;
 use serde_json::Value;
 use ureq::{Agent, Body, SendBody, http::Response};
@@ -158,38 +158,13 @@ impl Client {
         let asked = self.model.as_deref()?;
         let models = self.list("/grey/v1/models", "models").ok()?;
         let names = models.as_array()?.iter().filter_map(|m| m.get("id")?.as_str());
-        let near = names.filter(|n| *n != asked).map(|n| (distance(asked, n), n)).min()?;
-        (near.0 <= 1 + asked.len() / 3).then(|| format!("did you mean '{}'?", near.1))
+        Some(format!("did you mean '{}'?", nearest(asked, names)?))
     }
-}
-
-/// Levenshtein distance in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = i;
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-        for (j, y) in b.bytes().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_names_are_near() {
-        assert_eq!(distance("digits", "digts"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-    }
 
     #[test]
     fn no_node_is_said_with_a_way_out() {

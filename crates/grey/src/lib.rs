@@ -5,13 +5,18 @@
 mod args;
 mod client;
 mod clock;
+mod config;
 mod encoding;
 mod failure;
 mod files;
 mod infer;
+mod log;
 mod proof;
+mod reload;
 mod request;
+mod running;
 mod serve;
+mod settings;
 mod table;
 mod verbs;
 
@@ -61,7 +66,8 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
-        Command::Serve(serve) => serve::run(serve, json, context).map(done),
+        Command::Serve(serve) => serve::run(*serve, json, context).map(done),
+        Command::Config { verb } => config::run(verb, json, context),
         Command::Model { verb } => verbs::model(&client(), verb, json).map(done),
         Command::Infer(infer) => infer::run(&client(), &infer, json).map(done),
         Command::Proof { verb } => match verb {

@@ -1,69 +1,64 @@
 //! `grey serve`: puts a node together from flags and a file, and runs it until it is told to end.
 
 use std::{
-    io::{IsTerminal as _, Read as _},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
-use grey_engine::{Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
+use grey_engine::{HostCommand, Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
 use grey_registry::DataFolder;
-use grey_server::{NodeConfig, Server, config};
-use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node};
+use grey_server::{
+    Server,
+    config::{self, Resolved, Whole},
+};
+use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node, ServingConfig};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::{
     HostContext,
-    args::{IsolationArg, LogFormat, ServeArgs},
+    args::ServeArgs,
     failure::Failure,
+    log::{self, LogHandle},
+    reload::Reloader,
+    running::{self, Running},
+    settings::{SettingArgs, settle},
     verbs::print,
 };
 
 /// Runs a node until SIGTERM or SIGINT has drained it.
 pub(crate) fn run(args: ServeArgs, json: bool, context: HostContext) -> Result<(), Failure> {
-    start_logging(&args)?;
-    let (config, data) = configure(&args)?;
+    let args = args.settings;
+    let (resolved, strays) = settle(&args.read()?)?;
+    let log = log::start(&resolved.config)?;
+    let data = running::data(&resolved).ok_or_else(|| {
+        Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
+    })?;
+    let serving = resolved.config.to_serving();
+    let env = DiscoverEnv::read(context.python_prefix);
+    Running::new(&resolved, &serving, &env).log(&strays);
+    // Not what tokio would take by itself, which counts only some of the limits.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(serving.machine.cores as usize)
         .enable_all()
         .build()
         .map_err(|e| Failure::unexpected(format!("cannot start the node's threads: {e}")))?;
-    runtime.block_on(serve(config, data, json, context))
+    let starting = Starting { resolved, args, log, serving, data, env, host_command: context.host_command };
+    runtime.block_on(serve(starting, json))
+}
+
+/// All that a node is put together from.
+struct Starting {
+    resolved: Resolved,
+    args: SettingArgs,
+    log: LogHandle,
+    serving: ServingConfig,
+    data: PathBuf,
+    env: DiscoverEnv,
+    host_command: HostCommand,
 }
 
 fn refused(e: grey_core::Error) -> Failure {
     Failure::refused(e.message())
-}
-
-fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
-    let mut config = match &args.config {
-        None => NodeConfig::default(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Failure::refused(format!("cannot read {}: {e}", path.display())))?;
-            NodeConfig::from_yaml(&text)
-                .map_err(|e| Failure::refused(format!("{}: {}", path.display(), e.message())))?
-        }
-    };
-    if let Some(http) = &args.http {
-        config.http.clone_from(http);
-    }
-    config.insecure |= args.insecure;
-    config.allow_upload |= args.allow_upload;
-    if args.allow_replay {
-        config.allow_replay = Some(true);
-    }
-    if args.onnxruntime_lib.is_some() {
-        config.engines.onnxruntime.library = args.onnxruntime_lib.clone();
-    }
-    match args.isolation {
-        Some(IsolationArg::Process) => config.isolation = config::Isolation::Process,
-        Some(IsolationArg::Inline) => config.isolation = config::Isolation::Inline,
-        None => {}
-    }
-    let data = args.data.clone().or_else(|| config.data.clone()).or_else(default_data).ok_or_else(|| {
-        Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
-    })?;
-    Ok((config, data))
 }
 
 /// Bytes of the key of the tenants' tags.
@@ -86,25 +81,6 @@ fn tenant_tag_key(path: &Path) -> Result<[u8; TENANT_TAG_KEY_BYTES], Failure> {
     })
 }
 
-/// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
-fn default_data() -> Option<PathBuf> {
-    let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
-}
-
-fn start_logging(args: &ServeArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|e| {
-        Failure::usage(format!("--log '{}': {e}", args.log)).hint("try --log info, or --log grey=debug")
-    })?;
-    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    let started = match args.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
-        LogFormat::Json => registry.with(layer.json()).try_init(),
-    };
-    started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))
-}
-
 /// Descriptors that connections leave to hosts, models and the registry.
 const RESERVED_FILES: u64 = 512;
 
@@ -119,36 +95,48 @@ fn connections(configured: u32, files: u64) -> u32 {
     configured.min(room)
 }
 
-async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostContext) -> Result<(), Failure> {
+async fn serve(starting: Starting, json: bool) -> Result<(), Failure> {
+    let Starting { resolved, args, log, mut serving, data, env, host_command } = starting;
+    let mut config = resolved.config.clone();
     match grey_engine::contain::raise_open_files() {
-        Ok(files) => config.limits.connections_max = connections(config.limits.connections_max, files),
+        Ok(files) => {
+            let most = connections(config.limits.connections_max.get_u32(), files);
+            config.limits.connections_max = Whole::clamped(most.into());
+        }
         Err(e) => tracing::warn!("the limit of open files cannot be raised: {e}"),
     }
     if let Err(e) = grey_engine::contain::protect_memory() {
         tracing::warn!("other processes of this user can read the node's memory: {e}");
     }
-    let mut serving = config.to_serving().map_err(refused)?;
     serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
     let folder = DataFolder::open(&data).map_err(refused)?;
+    let host_memory = config.limits.host_memory_bytes_max.map(Whole::get).or(serving.machine.memory_bytes);
     let launcher = Launcher {
-        command: context.host_command,
+        command: host_command,
         isolation: match config.isolation {
             config::Isolation::Process => Isolation::Process,
             config::Isolation::Inline => Isolation::Inline,
         },
-        limits: Limits { data_bytes: config.host_memory_bytes(), readable: Vec::new() },
+        limits: Limits { data_bytes: host_memory, readable: Vec::new() },
         open: grey_engine::engines::open,
         load_timeout: LOAD_TIMEOUT_DEFAULT,
         // What a run gives must fit into what may be in flight.
         outputs_bytes_max: usize::try_from(serving.inflight_bytes_max).unwrap_or(usize::MAX),
     };
-    let engines =
-        Engines::new(launcher, DiscoverEnv::read(context.python_prefix), config.engines.onnxruntime.library.clone());
+    let engines = Engines::new(launcher, env, config.engines.onnxruntime.library.clone());
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(unexpected)?;
     let node = Node::start(serving, folder, engines).await.map_err(refused)?;
     let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
+    let mut reloader = Reloader { running: resolved, args, node: node.clone(), settings: server.settings(), log };
+    tokio::spawn(async move {
+        // Ends with the runtime.
+        while hangup.recv().await.is_some() {
+            reloader.reload();
+        }
+    });
 
     let url = format!("http://{}", server.local_addr());
     let folder = node.data_dir().display().to_string();

@@ -29,17 +29,12 @@ use http::{Method, StatusCode, Uri, header};
 
 use self::error::{ApiError, error_response, shown};
 pub(crate) use self::{front::Front, guard::Guard, linger::Lingering};
+use crate::settings::Settings;
 
 /// What handlers share.
 pub(crate) struct App {
     pub node: Node,
-    pub guard: Guard,
-    /// Whether `load` may bring files.
-    pub allow_upload: bool,
-    /// Whether proofs are replayed.
-    pub allow_replay: bool,
-    /// Largest body of a request, also after decompression.
-    pub body_bytes_max: u64,
+    pub settings: Settings,
 }
 
 /// State of the router. Cheap to clone.
@@ -111,7 +106,7 @@ pub(crate) fn with_edges(router: Router, room: Lingering) -> Router {
 
 async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Response {
     if !matches!(*request.method(), Method::GET | Method::HEAD)
-        && let Err(e) = app.guard.check(request.headers())
+        && let Err(e) = app.settings.guard(request.headers())
     {
         return ApiError(e).into_response();
     }

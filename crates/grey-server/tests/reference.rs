@@ -1,6 +1,6 @@
 //! What is generated from the configuration's types is what lies in `docs/`.
 
-use std::{fs, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use grey_server::{
     NodeConfig,
@@ -8,26 +8,27 @@ use grey_server::{
 };
 
 /// Renews the files if `WRITE` is set.
-fn is_up_to_date(name: &str, wanted: &str) {
+fn is_up_to_date(name: &str, wanted: &str) -> io::Result<()> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
     if std::env::var_os("WRITE").is_some() {
-        fs::write(&path, wanted).unwrap();
+        fs::write(&path, wanted)?;
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         found == wanted,
         "docs/{name} is stale; renew it with: WRITE=1 cargo test --profile checked -p grey-server --test reference"
     );
+    Ok(())
 }
 
 #[test]
-fn the_reference_is_up_to_date() {
-    is_up_to_date("configuration.md", &reference());
+fn the_reference_is_up_to_date() -> io::Result<()> {
+    is_up_to_date("configuration.md", &reference())
 }
 
 #[test]
-fn the_schema_is_up_to_date() {
-    is_up_to_date("grey.schema.json", &format!("{:#}\n", schema()));
+fn the_schema_is_up_to_date() -> io::Result<()> {
+    is_up_to_date("grey.schema.json", &format!("{:#}\n", schema()))
 }
 
 /// The file in the reference is one that a node takes, and changes nothing.

@@ -134,7 +134,15 @@ async fn serve(starting: Starting, json: bool) -> Result<(), Failure> {
     tokio::spawn(async move {
         // Ends with the runtime.
         while hangup.recv().await.is_some() {
-            reloader.reload();
+            // Not on one of the node's threads, which a file system that hangs would hold.
+            let reloaded = tokio::task::spawn_blocking(move || {
+                reloader.reload();
+                reloader
+            });
+            match reloaded.await {
+                Ok(r) => reloader = r,
+                Err(e) => return tracing::error!("SIGHUP is not heard any more: {e}"),
+            }
         }
     });
 

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -112,15 +113,18 @@ impl SettingArgs {
 pub(crate) fn read_file(path: &Path) -> Result<File, Failure> {
     let name = path.display().to_string();
     let unreadable = |e: std::io::Error| Failure::refused(format!("cannot read {name}: {e}"));
-    let found = std::fs::metadata(path).map_err(unreadable)?;
-    if found.is_dir() {
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    if file.metadata().map_err(unreadable)?.is_dir() {
         return Err(Failure::refused(format!("cannot read {name}: it is a folder, expected a YAML file")));
     }
-    if found.len() > FILE_BYTES_MAX {
-        let message = format!("{name} has {} bytes, expected a configuration of at most {FILE_BYTES_MAX}", found.len());
+    // One byte more, to see that there is one. A pipe has no length that could be asked for.
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let message = format!("{name} has more than {FILE_BYTES_MAX} bytes, which no configuration needs");
         return Err(Failure::refused(message));
     }
-    let text = String::from_utf8(std::fs::read(path).map_err(unreadable)?).map_err(|e| {
+    let text = String::from_utf8(bytes).map_err(|e| {
         let before = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
         let line = 1 + before.iter().filter(|b| **b == b'\n').count();
         let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();

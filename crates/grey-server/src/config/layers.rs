@@ -138,20 +138,16 @@ pub fn resolve(layers: &Layers) -> Result<Resolved, Problems> {
     }
 }
 
-/// Variables that look like a setting and are none, each with the one that it is nearest to.
+/// Variables that look like a setting and are none, each with the one that it is nearest to. Other programs'
+/// variables may begin so, too (a cluster makes some of the name of a service), and are nobody's mistake.
 pub fn stray_variables(variables: &[(String, String)]) -> Vec<(String, String)> {
-    let known: Vec<&str> = keys().iter().flat_map(|k| &k.variables).map(String::as_str).collect();
-    let ours =
-        variables.iter().filter(|(name, _)| name.starts_with(VARIABLE_PREFIX) && !known.contains(&name.as_str()));
-    ours.filter_map(|(name, _)| Some((name.clone(), near_variable(name, &known)?))).collect()
-}
-
-/// Other programs' variables begin so, too: only what is as good as the same name is worth a word.
-fn near_variable(name: &str, known: &[&str]) -> Option<String> {
-    let rest = |n: &str| n.strip_prefix(VARIABLE_PREFIX).map(str::to_owned);
-    let (asked, rests) = (rest(name)?, known.iter().filter_map(|n| rest(n)).collect::<Vec<_>>());
-    let near = nearest(&asked, rests.iter().map(String::as_str))?;
-    (asked.len() > 5 || near.len() == asked.len()).then(|| format!("{VARIABLE_PREFIX}{near}"))
+    let rest = |name: &'static str| name.strip_prefix(VARIABLE_PREFIX);
+    let known: Vec<&str> = keys().iter().flat_map(|k| &k.variables).filter_map(|v| rest(v)).collect();
+    let near = |(name, _): &(String, String)| {
+        let asked = name.strip_prefix(VARIABLE_PREFIX).filter(|n| !known.contains(n))?;
+        Some((name.clone(), format!("{VARIABLE_PREFIX}{}", nearest(asked, known.iter().copied())?)))
+    };
+    variables.iter().filter_map(near).collect()
 }
 
 fn of_variables(keys: &Keys, variables: &[(String, String)]) -> Vec<Given> {
@@ -437,17 +433,27 @@ mod tests {
 
     #[test]
     fn variables_that_are_nearly_settings() {
-        let given = pairs(&[
-            ("GREY_LIMITS_BODY_BYTE_MAX", "1"),
-            ("GREY_DATTA", "1"),
-            ("GREY_PORT", "tcp://10.0.0.1:80"),
-            ("GREY_SERVICE_HOST", "10.0.0.1"),
-            ("GREY_URL", "1"),
-            ("HOME", "1"),
-            ("GREY_HTTP", "1"),
-        ]);
-        let near: Vec<_> = stray_variables(&given).into_iter().map(|(_, near)| near).collect();
-        assert_eq!(near, ["GREY_LIMITS_BODY_BYTES_MAX"]);
+        let near = |names: &[&str]| {
+            let given: Vec<_> = names.iter().map(|n| ((*n).to_owned(), "1".to_owned())).collect();
+            stray_variables(&given).into_iter().map(|(_, near)| near).collect::<Vec<_>>()
+        };
+        let wrong = ["GREY_LIMITS_BODY_BYTE_MAX", "GREY_DATTA", "GREY_BATCHING_MAX_BATCHSIZE"];
+        assert_eq!(near(&wrong), ["GREY_LIMITS_BODY_BYTES_MAX", "GREY_DATA", "GREY_BATCHING_MAX_BATCH_SIZE"]);
+        let others = [
+            "GREY_HTTP",
+            "GREY_URL",
+            "GREY_CONFIG",
+            "GREY_PORT",
+            "GREY_PORT_8000_TCP",
+            "GREY_PORT_8000_TCP_ADDR",
+            "GREY_PORT_8000_TCP_PORT",
+            "GREY_PORT_8000_TCP_PROTO",
+            "GREY_SERVICE_HOST",
+            "GREY_SERVICE_PORT",
+            "GREY_SERVICE_PORT_HTTP",
+            "HOME",
+        ];
+        assert_eq!(near(&others), [""; 0]);
     }
 
     #[test]

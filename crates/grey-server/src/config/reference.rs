@@ -50,10 +50,10 @@ fn or_nothing(schema: &mut Value) {
             return;
         }
     }
-    if let Some(all) = object.get_mut("enum").and_then(Value::as_array_mut) {
-        if !all.contains(&Value::Null) {
-            all.push(Value::Null);
-        }
+    if let Some(all) = object.get_mut("enum").and_then(Value::as_array_mut)
+        && !all.contains(&Value::Null)
+    {
+        all.push(Value::Null);
     }
     match object.get_mut("type") {
         Some(Value::String(one)) if one != "null" => {

@@ -5,6 +5,7 @@ use grey_server::{
     config::{Change, Reload, Resolved, quoted, resolve},
 };
 use grey_serving::Node;
+use serde_json::Value;
 
 use crate::{log::LogHandle, settings::SettingArgs};
 
@@ -51,12 +52,13 @@ impl Reloader {
         }
         let waiting = changes.iter().filter(|c| c.reload == Reload::Restart).count();
         let taken = changes.len() - waiting;
-        tracing::info!("SIGHUP: configuration read again: {taken} settings changed, {waiting} need a restart");
+        tracing::info!("SIGHUP: configuration read again; settings changed: {taken}, waiting for a restart: {waiting}");
     }
 }
 
 fn tell(change: &Change) {
-    let (name, before, after) = (change.name(), quoted(&change.before), quoted(&change.after));
+    let words = |value: &Value| if value.is_null() { "unset".to_owned() } else { quoted(value) };
+    let (name, before, after) = (change.name(), words(&change.before), words(&change.after));
     match change.reload {
         Reload::Now => tracing::info!("SIGHUP: {name}: {after}, was {before}"),
         Reload::Load => {

@@ -78,7 +78,8 @@ fn arg(key: &'static Key) -> Option<Arg> {
     let first = doc.split_once(". ").map_or(doc.trim_end_matches('.'), |(first, _)| first).to_owned();
     let variables = key.variables.join(", ");
     let arg = Arg::new(flag).long(flag).value_name(key.value_name.as_str()).help_heading(heading);
-    let arg = arg.help(format!("{first}{default}")).long_help(format!("{doc}{default} [env: {variables}]"));
+    let below = if default.is_empty() { String::new() } else { format!("{}\n", default.trim_start()) };
+    let arg = arg.help(format!("{first}{default}")).long_help(format!("{doc}\n\n{below}[env: {variables}]"));
     Some(match &key.kind {
         Kind::Switch => {
             arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true)

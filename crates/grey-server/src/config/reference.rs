@@ -79,7 +79,7 @@ $ grey serve --config grey.yaml            # or GREY_CONFIG=grey.yaml
 $ grey config check grey.yaml              # all mistakes of a file, each with line, column and what was meant
 $ grey config show --config grey.yaml      # what a node would run with, and where each value comes from
 $ grey config schema > grey.schema.json    # for editors, see below
-$ kill -HUP $(pidof grey)                  # a running node reads its file again
+$ kill -HUP PID                            # a running node reads its file again
 ```
 
 The variable of a key is `GREY_` and its path in upper case with `_` between: `limits.body_bytes_max` is

@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VENV := .venv
+# See requirements-compat.txt.
+COMPAT := .venv-compat
 PY := $(VENV)/bin/python
 # What users run: the wheel, the demo, the benchmarks.
 PROFILE := release
@@ -30,6 +32,14 @@ $(VENV)/.test: requirements-demo.txt requirements-test.txt $(VENV)/.demo
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	@touch $@
 
+# Clients of other servers. Compiling them would take longer than importing the part that is used.
+$(COMPAT)/.done: requirements-compat.txt
+	@echo "== clients of other servers"
+	@start=$$SECONDS; test -x $(COMPAT)/bin/python || python3 -m venv $(COMPAT); \
+	$(COMPAT)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+	  --ignore-requires-python -r requirements-compat.txt; \
+	touch $@; echo "   installed in $$((SECONDS - start)) s"
+
 .PHONY: packages
 packages:
 	@scripts/install-packages.sh
@@ -53,7 +63,7 @@ test-rust: machine $(VENV)/.test
 	else cargo test --workspace --profile $(TEST_PROFILE); fi; \
 	echo "   rust tests: $$((SECONDS - start)) s"
 
-test-python: wheel $(VENV)/.test packages
+test-python: wheel $(VENV)/.test $(COMPAT)/.done packages
 	@echo "== python tests"
 	@start=$$SECONDS; $(PY) -m pytest; echo "   python tests: $$((SECONDS - start)) s"
 

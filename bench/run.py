@@ -238,6 +238,16 @@ def hop(bench: Bench) -> None:
         bench.add(f"hop against the call itself, {name}", over, Goal(most=30 + copies), ".0f", "us", note)
 
 
+def embedded(bench: Bench, model: Path) -> None:
+    demo.step("a node inside a Python process")
+    program = Path(__file__).with_name("embedded.py")
+    done = subprocess.run([sys.executable, program, model, str(ROUNDS)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    cost = differences(json.loads(done.stdout))
+    bench.add("embedded node: Python time of a call above an empty coroutine's", cost, Goal(most=15), ".1f", "us")
+
+
 class Runs:
     """Seconds of runs since it was made, as the node's metrics tell them."""
 
@@ -452,6 +462,7 @@ def main() -> None:
             "fairness": lambda: fairness(bench, node, small, text),
             "many": lambda: many(bench, node, small),
             "hop": lambda: hop(bench),
+            "embedded": lambda: embedded(bench, mlp),
             "idle": lambda: idle(bench),
             "alone": lambda: alone(bench),
             "stages": lambda: stages(bench),

@@ -140,7 +140,7 @@ def test_show_tells_what_a_node_would_run_with(tmp_path: Path) -> None:
     assert lines[6].startswith("cores ")
     named = json.loads(grey("--json", "config", "show", env={"GREY_CONFIG": str(file)}).stdout)
     assert {"key": "name", "value": "mine", "line": 1, "column": 7} | of_file in named["settings"]
-    assert grey("config", "show", "--changed").stdout.startswith("all 25 settings have their defaults\n")
+    assert grey("config", "show", "--changed").stdout.startswith("all 26 settings have their defaults\n")
 
 
 def test_affinity_is_what_cores_means(tmp_path: Path, start: Callable[..., GreyNode]) -> None:

@@ -285,7 +285,7 @@ def test_no_onnxruntime_says_how_to_install_it(start: Any, models: Path, tmp_pat
     node = start("data", "--onnxruntime-lib", str(tmp_path / "nowhere.so"))
     failed = node.cli("model", "add", "mlp", str(models / "mlp.onnx"), code=1)
     assert "nowhere.so" in failed.stderr
-    assert "pip install" in failed.stderr
+    assert "install it with: grey engine install onnxruntime" in failed.stderr
     assert "not usable" in node.cli("engine", "list").stdout
 
 

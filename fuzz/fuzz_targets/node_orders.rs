@@ -30,7 +30,7 @@ use grey_fuzz::{Bytes, bounded};
 use libfuzzer_sys::fuzz_target;
 use rustix::{
     cmsg_space,
-    io::retry_on_intr,
+    io::Errno,
     net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 
@@ -116,14 +116,18 @@ impl Model for Test {
     }
 }
 
-fn send(socket: &UnixStream, frame: &[u8], attached: &[BorrowedFd<'_>]) {
+/// Sends a frame, as far as there is room: nobody reads yet. Whether all of it went.
+fn send(socket: &UnixStream, frame: &[u8], attached: &[BorrowedFd<'_>]) -> bool {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(3))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(attached.is_empty() || control.push(SendAncillaryMessage::ScmRights(attached)));
-    // libFuzzer's own alarm interrupts calls with a timeout.
-    let sent = retry_on_intr(|| sendmsg(socket, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL));
-    let sent = sent.expect("it fits the buffer");
-    assert_eq!(sent, frame.len());
+    match sendmsg(socket, &[IoSlice::new(frame)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        Ok(sent) => sent == frame.len(),
+        Err(e) => {
+            assert_eq!(e, Errno::AGAIN);
+            false
+        }
+    }
 }
 
 /// Every output that the host names lies in a segment that was sent under that name.
@@ -165,7 +169,9 @@ fuzz_target!(|input: &[u8]| {
         let announced = attached.len() as u16 + u16::from(kind >> 3 & 1);
         let length = payload.len() as u32 + u32::from(kind >> 4 & 1);
         let header = [&length.to_le_bytes()[..], &PROTOCOL_VERSION.to_le_bytes(), &announced.to_le_bytes()].concat();
-        send(&node, &[&header, payload].concat(), attached);
+        if !send(&node, &[&header, payload].concat(), attached) {
+            break;
+        }
     }
     node.shutdown(Shutdown::Write).expect("a socket");
     let _broken_off = host_end(host, open);

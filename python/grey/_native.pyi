@@ -1,9 +1,16 @@
 """The native part of ``grey``; private."""
 
+import asyncio
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, final
 
 __all__ = [
+    "ERROR_KINDS",
+    "Call",
+    "Node",
     "ProofInputError",
+    "Room",
     "__version__",
     "bundle",
     "engine_host",
@@ -15,6 +22,125 @@ __all__ = [
 ]
 
 __version__: str
+
+ERROR_KINDS: list[str]
+"""Words of all kinds of errors that the core knows."""
+
+@final
+class Call:
+    """A call that is under way for an event loop."""
+
+    def cancel(self) -> None:
+        """Give the call up: what waits in a queue leaves it, the result of what runs is dropped."""
+
+@final
+class Room:
+    """Room in a node's budget of bytes, for one call."""
+
+@final
+class Node:
+    """A node inside this process. Methods ``…_async`` belong into the thread of a running event loop; they return
+    an asyncio future and its :class:`Call`. All raise the exceptions of ``grey.errors``, ``Forked`` among them.
+    """
+
+    def __new__(cls, config: str, data: Path, executable: Path, prefix: Path) -> Node:
+        """Start a node.
+
+        :param config: the configuration in YAML.
+        :param data: the folder of its registry.
+        :param executable: the Python that becomes an engine host by ``-m grey.host``.
+        :param prefix: ``sys.prefix``, where runtimes are looked for first.
+        """
+
+    @property
+    def data(self) -> Path:
+        """The folder of the registry."""
+
+    def room(self, size: int, timeout: float | None) -> Room:
+        """Wait until the node's budget has room for so many bytes of inputs."""
+
+    def room_async(self, size: int, timeout: float | None) -> tuple[asyncio.Future[Room], Call]:
+        """As :meth:`room`."""
+
+    def infer(
+        self,
+        model: str,
+        version: str | None,
+        inputs: dict[str, Any],
+        outputs: list[str] | None,
+        timeout: float | None,
+        options: dict[str, Any] | None,
+        room: Room | None,
+    ) -> Any:
+        """Run a model.
+
+        :param inputs: plain arrays by name, as ``grey._arrays`` calls them.
+        :param timeout: seconds.
+        :param options: what was given of ``tenant``, ``id``, ``parameters``, ``prove``, ``nonce``, ``salt``.
+        :param room: room for the inputs; by default it is taken, if there is any and nobody waits for it.
+        :returns: a ``grey.InferResult``; ``None`` if an input is not plain; the size of the inputs if there is no
+            room for them.
+        """
+
+    def infer_async(
+        self,
+        model: str,
+        version: str | None,
+        inputs: dict[str, Any],
+        outputs: list[str] | None,
+        timeout: float | None,
+        options: dict[str, Any] | None,
+        room: Room | None,
+    ) -> Any:
+        """As :meth:`infer`, with a future and its call instead of the result."""
+
+    def manage(self, verb: str, model: str | None = None, version: str | None = None) -> str:
+        """Ask or tell the node about its models.
+
+        :param verb: ``models``, ``engines``, ``identity``, ``model``, ``signature``, ``ready``, ``load``, ``unload`` or
+            ``remove``.
+        :returns: the answer in JSON.
+        """
+
+    def manage_async(
+        self, verb: str, model: str | None = None, version: str | None = None
+    ) -> tuple[asyncio.Future[str], Call]:
+        """As :meth:`manage`."""
+
+    def add(
+        self,
+        model: str,
+        files: list[Path],
+        version: str | None,
+        labels: list[str],
+        metadata: Mapping[str, str],
+        example: dict[str, Any] | None,
+        load: bool,
+    ) -> str:
+        """Register the files of a model, and load it if ``load``; the answer is JSON."""
+
+    def add_async(
+        self,
+        model: str,
+        files: list[Path],
+        version: str | None,
+        labels: list[str],
+        metadata: Mapping[str, str],
+        example: dict[str, Any] | None,
+        load: bool,
+    ) -> tuple[asyncio.Future[str], Call]:
+        """As :meth:`add`."""
+
+    def metrics(self) -> str:
+        """The metrics in OpenMetrics text form."""
+
+    def close(self, timeout: float | None = None) -> None:
+        """Let accepted calls finish for at most ``timeout`` seconds, fail the rest, end all hosts. Does nothing in a
+        forked child.
+        """
+
+    def close_async(self, timeout: float | None = None) -> tuple[asyncio.Future[None], Call]:
+        """As :meth:`close`."""
 
 def main(args: list[str], executable: Path, prefix: Path) -> int:
     """Run the ``grey`` command line and return its exit code.

@@ -14,7 +14,7 @@ from grey._native import ProofInputError
 
 Tensors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
-_DATATYPES = {
+DATATYPES = {
     "bool": "BOOL",
     "uint8": "UINT8",
     "uint16": "UINT16",
@@ -59,7 +59,7 @@ def _as_given(place: str, tensor: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_array(place: str, name: str, array: Any) -> dict[str, Any]:
     if isinstance(array, (list, tuple)):
-        return _tensor(name, "BYTES", [len(array)], _elements(place, array))
+        return _tensor(name, "BYTES", [len(array)], elements(place, array))
     if not hasattr(array, "__array__"):
         raise ProofInputError(f"{place}: expected an array, or a list of texts, found {_kind(array)}")
     import numpy as np
@@ -70,15 +70,15 @@ def _of_array(place: str, name: str, array: Any) -> dict[str, Any]:
         raise ProofInputError(f"{place}: expected an array that numpy can read, found {_kind(array)}: {e}") from e
     shape = list(array.shape)
     if array.dtype.kind in _BYTES_KINDS:
-        return _tensor(name, "BYTES", shape, _elements(place, array.reshape(-1).tolist()))
-    datatype = _DATATYPES.get(array.dtype.name)
+        return _tensor(name, "BYTES", shape, elements(place, array.reshape(-1).tolist()))
+    datatype = DATATYPES.get(array.dtype.name)
     if datatype is None:
-        known = ", ".join(_DATATYPES)
+        known = ", ".join(DATATYPES)
         raise ProofInputError(f"{place}: expected a dtype among {known}, found {array.dtype}")
     return _tensor(name, datatype, shape, array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
-def _elements(place: str, elements: Iterable[Any]) -> bytes:
+def elements(place: str, elements: Iterable[Any]) -> bytes:
     """Each element's length in 32 bits, little-endian, and its bytes."""
     out = bytearray()
     for element in elements:

@@ -20,10 +20,13 @@ pub enum Parameter {
 /// Parameters by name, in byte order.
 pub type Parameters = BTreeMap<String, Parameter>;
 
+/// Bytes of a client's nonce (proof format, claim 10).
+pub const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
+
 /// That an answer is to be proven, and how (proof format, § Where proofs appear).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProofRequest {
-    /// The client's nonce, 8 to 64 bytes, which the proof repeats.
+    /// The client's nonce, of [`NONCE_BYTES`], which the proof repeats.
     pub nonce: Option<Vec<u8>>,
     /// The client's salt for the hashes of inputs and outputs that could be guessed.
     pub salt: Option<[u8; 32]>,

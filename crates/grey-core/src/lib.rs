@@ -16,8 +16,8 @@ mod tensor;
 
 pub use dtype::{DType, UnknownDType};
 pub use error::{Error, ErrorKind, Result};
-pub use infer::{AnswerProof, InferRequest, InferResponse, Parameter, Parameters, ProofRequest};
-pub use name::{ModelId, ModelRef, Tenant, Version, VersionChoice};
+pub use infer::{AnswerProof, InferRequest, InferResponse, NONCE_BYTES, Parameter, Parameters, ProofRequest};
+pub use name::{Label, ModelId, ModelRef, Tenant, Version, VersionChoice};
 pub use nearest::nearest;
 pub use payload::{Cursor, Payload};
 pub use signature::{BatchAxis, Dim, RANK_MAX, SIGNATURE_TENSORS_MAX, Signature, TensorSpec};

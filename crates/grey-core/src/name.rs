@@ -1,4 +1,4 @@
-use std::{fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr};
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ fn check_name(what: &str, s: &str) -> Result<()> {
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $reserved:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $refusal:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -37,9 +37,9 @@ macro_rules! name_type {
             pub fn new(s: impl AsRef<str>) -> Result<Self> {
                 let s = s.as_ref();
                 check_name($what, s)?;
-                let reserved: &[&str] = $reserved;
-                if reserved.contains(&s) {
-                    return Err(Error::invalid(format!(concat!("invalid ", $what, " '{}': the word is reserved"), s)));
+                let refusal: fn(&str) -> Option<&'static str> = $refusal;
+                if let Some(why) = refusal(s) {
+                    return Err(Error::invalid(format!(concat!("invalid ", $what, " '{}': {}"), s, why)));
                 }
                 Ok(Self(s.into()))
             }
@@ -80,16 +80,38 @@ macro_rules! name_type {
 
 name_type!(
     /// Name of a model in the registry: one safe path segment.
-    ModelId, "model name", &[]
+    ModelId, "model name", |_| None
 );
 name_type!(
-    /// Name of a version of a model, e.g. `3` or `v2`. `latest` is a [`VersionChoice`], not a version.
-    Version, "version", &["latest"]
+    /// Name of a version of a model, e.g. `3` or `v2`. `latest` is a [`Label`], not a version.
+    Version, "version", |s| (s == Label::LATEST).then_some("the word is reserved")
 );
 name_type!(
     /// Who pays for a request.
-    Tenant, "tenant", &[]
+    Tenant, "tenant", |_| None
 );
+name_type!(
+    /// A name that means a version and can be moved to another, e.g. `stable`. No number, since numbers are
+    /// given to versions; a model's labels and versions never share a name.
+    Label, "label", |s| s.bytes().all(|b| b.is_ascii_digit()).then_some("numbers are names of versions, not labels")
+);
+
+impl Label {
+    /// The label that requests without a version follow.
+    pub const LATEST: &'static str = "latest";
+
+    /// [`Label::LATEST`].
+    pub fn latest() -> Label {
+        Label(CompactString::const_new(Self::LATEST))
+    }
+}
+
+/// As text, so that maps are searched by it. Equality and order are the text's.
+impl Borrow<str> for Label {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl Version {
     /// The version as a number, if it is one in canonical form.
@@ -112,7 +134,7 @@ pub enum VersionChoice {
     /// What the registry's newest index entry calls latest.
     #[default]
     Latest,
-    /// This one.
+    /// The version of this name, else the one that the label of this name means.
     Exact(Version),
 }
 
@@ -155,6 +177,11 @@ mod tests {
         {
             assert!(ModelId::new(bad).is_err(), "{bad:?}");
         }
+        for bad in ["1", "007", "", "a b"] {
+            assert!(Label::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(Version::new("latest").is_err() && Label::new("latest").unwrap() == Label::latest());
+        assert!(Label::new("v2").is_ok() && Label::new("2-stable").is_ok());
         for good in ["digits", "a.b-c_d", "0", "text-classifier-v1", "_x"] {
             assert_eq!(ModelId::new(good).unwrap().as_str(), good);
         }

@@ -53,6 +53,15 @@ pub struct Limits {
 
 /// A layer that holds.
 const HOLDS: &str = "yes";
+/// Stands before why a layer does not hold.
+const MISSING: &str = "no: ";
+/// Why a layer holds nowhere.
+const NOT_BUILT: &str = "not built yet";
+
+/// Whether a host's report on a layer says that this machine lacks it.
+pub fn is_missing(report: &str) -> bool {
+    report.strip_prefix(MISSING).is_some_and(|why| why != NOT_BUILT)
+}
 
 /// Closes every descriptor but standard input, output and error.
 pub fn close_foreign_descriptors() -> io::Result<()> {
@@ -84,11 +93,21 @@ pub fn protect_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
+/// The version of Landlock's interface that this kernel has; `None` if there is none, or it is switched off.
+pub fn landlock_version() -> Option<u32> {
+    const VERSION: libc::c_long = 1;
+    // SAFETY: with this flag the call takes no pointer and makes nothing: it returns a number, or an error.
+    let version = unsafe {
+        libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0 as libc::c_long, VERSION)
+    };
+    u32::try_from(version).ok().filter(|v| *v > 0)
+}
+
 /// Applies every layer that the kernel has; the report says for each whether it holds, else why not.
 pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
     let mut report = BTreeMap::new();
     let mut layer = |name: &str, result: Result<String, String>| {
-        report.insert(name.to_owned(), result.unwrap_or_else(|why| format!("no: {why}")));
+        report.insert(name.to_owned(), result.unwrap_or_else(|why| format!("{MISSING}{why}")));
     };
     let plain = |r: Result<(), rustix::io::Errno>| r.map(|()| HOLDS.to_owned()).map_err(|e| e.to_string());
     layer("no_new_privs", plain(rustix::thread::set_no_new_privs(true)));
@@ -98,7 +117,7 @@ pub fn apply(limits: &Limits, library: &Path) -> BTreeMap<String, String> {
     layer("limits", set_limits(limits).map(|()| limited).map_err(|e| e.to_string()));
     layer("descriptors", Ok(HOLDS.to_owned()));
     layer("landlock", restrict(limits, library));
-    layer("seccomp", Err("not built yet".to_owned()));
+    layer("seccomp", Err(NOT_BUILT.to_owned()));
     report
 }
 

@@ -98,18 +98,48 @@ impl fmt::Display for NotFound {
 
 impl std::error::Error for NotFound {}
 
+/// A runtime as it is installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// What Grey calls it.
+    pub engine: &'static str,
+    /// Its name on PyPI.
+    pub package: &'static str,
+    /// The engine that uses it; `None` where this version of Grey has none.
+    pub kind: Option<EngineKind>,
+}
+
+/// The runtimes that can be installed.
+pub const PACKAGES: [Package; 4] = [
+    Package { engine: "onnxruntime", package: "onnxruntime", kind: Some(EngineKind::OnnxRuntime) },
+    Package { engine: "torch", package: "torch", kind: None },
+    Package { engine: "tensorflow", package: "tensorflow", kind: None },
+    Package { engine: "litert", package: "ai-edge-litert", kind: None },
+];
+
 /// The exact command that installs an engine's runtime where discovery will find it.
 pub fn install_command(kind: EngineKind, env: &DiscoverEnv) -> String {
     let package = match kind {
         EngineKind::OnnxRuntime => "onnxruntime",
     };
-    match (env.active.first(), &env.managed) {
-        (Some(root), _) => format!("{}/bin/python -m pip install {package}", root.display()),
-        (None, Some(venv)) => {
-            format!("python3 -m venv {0} && {0}/bin/pip install {package}", venv.display())
-        }
+    match (&env.managed, env.active.first()) {
+        (Some(_), _) => format!("grey engine install {}", kind.name()),
+        (None, Some(root)) => format!("{}/bin/python -m pip install {package}", root.display()),
         (None, None) => format!("python3 -m venv .venv && . .venv/bin/activate && pip install {package}"),
     }
+}
+
+/// The version of a package in a Python environment, as its metadata names it
+/// (<https://packaging.python.org/en/latest/specifications/recording-installed-packages/>).
+pub fn installed(root: &Path, package: &str) -> Option<String> {
+    let prefix = format!("{}-", package.replace('-', "_"));
+    let found = |dir: PathBuf| {
+        entries(&dir).find_map(|(name, _)| {
+            let version = name.strip_suffix(".dist-info")?.to_ascii_lowercase();
+            Some(version.strip_prefix(&prefix)?.to_owned())
+        })
+    };
+    package_dirs(root).into_iter().find_map(found)
 }
 
 /// ONNX Runtime: the option, the active environments, the managed one, the system. An option that
@@ -213,7 +243,10 @@ mod tests {
             library_dirs: vec![root("usr/lib/x")],
         };
         let missing = onnxruntime(None, &env).unwrap_err();
-        assert!(missing.install.ends_with("empty/bin/python -m pip install onnxruntime"), "{missing}");
+        assert_eq!(missing.install, "grey engine install onnxruntime");
+        let homeless = DiscoverEnv { managed: None, ..env.clone() };
+        let command = install_command(EngineKind::OnnxRuntime, &homeless);
+        assert!(command.ends_with("empty/bin/python -m pip install onnxruntime"), "{command}");
         assert_eq!(missing.searched.len(), 5);
 
         let expect = |path: PathBuf, source| {
@@ -232,6 +265,15 @@ mod tests {
         assert_eq!((f.version.as_deref(), f.source), (Some("1.20.1"), Source::Option));
         let e = onnxruntime(Some(&root("nowhere.so")), &env).unwrap_err();
         assert!(e.what.contains("nowhere.so that was configured does not exist"), "{e}");
+    }
+
+    #[test]
+    fn a_package_tells_its_version() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "lib/python3.12/site-packages/ai_edge_litert-2.1.0.dist-info/METADATA");
+        put(dir.path(), "lib/python3.12/site-packages/torch_extra-9.dist-info/METADATA");
+        assert_eq!(installed(dir.path(), "ai-edge-litert").as_deref(), Some("2.1.0"));
+        assert_eq!(installed(dir.path(), "torch"), None);
     }
 
     #[test]

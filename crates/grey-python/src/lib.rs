@@ -1,6 +1,12 @@
 //! `grey._native`: what the Python package is a thin front of: the command line, and the proof
 //! format's verifier. More of the node arrives here with the Python API.
 
+mod arrays;
+mod bridge;
+mod clock;
+mod errors;
+mod line;
+mod node;
 mod proofs;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -34,5 +40,9 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(main, m)?)?;
     m.add_function(wrap_pyfunction!(engine_host, m)?)?;
+    m.add("ERROR_KINDS", errors::kinds())?;
+    m.add_class::<node::Node>()?;
+    m.add_class::<node::Room>()?;
+    m.add_class::<bridge::Call>()?;
     proofs::add_to(m)
 }

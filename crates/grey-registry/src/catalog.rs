@@ -1,14 +1,14 @@
 //! Models and versions in an object store.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::Write,
     sync::Arc,
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
-use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, Version, VersionChoice};
+use grey_core::{Error, ErrorKind, Label, ModelId, ModelRef, Result, Signature, Version, VersionChoice};
 use object_store::{
     ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as StorePath,
 };
@@ -18,11 +18,15 @@ use tokio::sync::{Mutex, RwLock};
 use crate::{
     data_folder::is_temporary,
     hash::{FilePath, ModelHash, Sha256Hash},
-    manifest::{DOCUMENT_BYTES_MAX, FORMAT, Index, IndexEntry, LATEST, Manifest, ModelFile, UploadName, parse},
+    manifest::{DOCUMENT_BYTES_MAX, Document, Example, Index, IndexEntry, Manifest, ModelFile, UploadName, parse},
 };
 
 /// Files of one version.
 const FILES_MAX: usize = 10_000;
+/// Labels of one model: they stand in every entry of its index.
+const LABELS_MAX: usize = 1000;
+/// Largest example request, in bytes: about what a request with some large images has.
+const EXAMPLE_BYTES_MAX: usize = 64 << 20;
 /// Digits of an index entry's name, so that names sort as numbers do.
 const SEQUENCE_DIGITS: usize = 12;
 /// Uploads to a store that may be under way at once for one file.
@@ -70,6 +74,10 @@ fn manifest_path(id: &ModelId, version: &Version) -> StorePath {
 
 fn entry_path(id: &ModelId, sequence: u64) -> StorePath {
     StorePath::from_iter(["models", id.as_str(), "index", &format!("{sequence:0SEQUENCE_DIGITS$}.json")])
+}
+
+fn example_path(id: &ModelId, example: &Example) -> StorePath {
+    StorePath::from_iter(["models", id.as_str(), "examples", &example.sha256.to_string()])
 }
 
 fn upload_path(id: &ModelId, upload: &UploadName) -> StorePath {
@@ -183,11 +191,16 @@ impl Catalog {
             VersionChoice::Latest => index.latest(),
             VersionChoice::Exact(v) => Some(v),
         };
-        version.and_then(|v| index.manifests.get(v)).cloned().ok_or_else(|| {
+        let named = |v: &Version| index.manifests.get(v);
+        let meant = |v: &Version| index.entry.labels.get(v.as_str()).and_then(named);
+        version.and_then(|v| named(v).or_else(|| meant(v))).cloned().ok_or_else(|| {
             let there: Vec<&str> = index.manifests.keys().map(Version::as_str).collect();
-            let asked = version.map_or("latest", Version::as_str);
+            let labels: Vec<&str> =
+                index.entry.labels.keys().map(Label::as_str).filter(|l| *l != Label::LATEST).collect();
+            let asked = version.map_or(Label::LATEST, Version::as_str);
+            let and = if labels.is_empty() { String::new() } else { format!(", and labels {}", labels.join(", ")) };
             Error::not_found(format!(
-                "Request for unknown model: '{}' version '{asked}' is not found; there are versions {}",
+                "Request for unknown model: '{}' version '{asked}' is not found; there are versions {}{and}",
                 model.id,
                 there.join(", ")
             ))
@@ -273,15 +286,119 @@ impl Catalog {
         // Straight from the map: a model whose versions are all removed has names that are used up.
         if let Some(v) = &version
             && let Some(index) = self.0.models.read().await.get(&id)
-            && index.entry.removed.contains(v)
         {
-            return Err(removed(&id, v));
+            index.entry.check_new(&id, v)?;
         }
         // Random, not made of clock, process and counter: clocks are set back, and in a container
         // every process has the same id. Two uploads of one name would write over each other.
         let upload = UploadName::random()?;
         self.0.uploads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(upload.clone());
-        Ok(AddSession { catalog: self.clone(), id, version, upload, files: Vec::new(), committed: false })
+        let (files, marks) = (Vec::new(), Marks::default());
+        Ok(AddSession { catalog: self.clone(), id, version, upload, files, marks, committed: false })
+    }
+
+    /// The example request of a version, its bytes verified; `None` if it has none.
+    pub async fn example(&self, id: &ModelId, version: &Version) -> Result<Option<Bytes>> {
+        let index = self.index(id).await?;
+        let Some(example) = index.entry.examples.get(version) else { return Ok(None) };
+        let path = example_path(id, example);
+        let changed = |found: &str| {
+            let m = format!(
+                "the example of model '{id}' version '{version}' was changed: the index says SHA-256 {} and {} bytes, \
+                 the registry holds {found}; give it again with 'grey model add --example'",
+                example.sha256, example.size
+            );
+            Error::new(ErrorKind::LoadFailed, m)
+        };
+        let got = match self.0.store.get(&path).await {
+            Ok(got) if got.meta.size != example.size => return Err(changed(&format!("{} bytes", got.meta.size))),
+            Ok(got) => got.bytes().await.map_err(|e| store_error("read", &path, &e))?,
+            Err(object_store::Error::NotFound { .. }) => return Err(changed("none")),
+            Err(e) => return Err(store_error("read", &path, &e)),
+        };
+        let found = Sha256Hash::of(&got);
+        if found == example.sha256 { Ok(Some(got)) } else { Err(changed(&found.to_string())) }
+    }
+
+    /// Sets `marks` for a version that is there; what it has already changes nothing.
+    pub async fn mark(&self, id: &ModelId, version: &Version, marks: Marks) -> Result<()> {
+        let (catalog, id, version) = (self.clone(), id.clone(), version.clone());
+        to_the_end(async move {
+            let _writing = catalog.0.writing.lock().await;
+            let index = catalog.index(&id).await?;
+            // It may have been removed while this waited.
+            let model = ModelRef { id: id.clone(), version: VersionChoice::Exact(version) };
+            let version = &catalog.resolve(&model).await?.version;
+            let action = format!("mark {version}");
+            let mut entry = IndexEntry::next(Some(&index.entry), (catalog.0.now)(), action);
+            let replaced = catalog.apply(&id, version, &marks, &mut entry).await?;
+            catalog.write_change(&id, &index, entry, replaced).await
+        })
+        .await
+    }
+
+    /// Takes a label away. `NotFound` names those that there are.
+    pub async fn unlabel(&self, id: &ModelId, label: &Label) -> Result<()> {
+        let (catalog, id, label) = (self.clone(), id.clone(), label.clone());
+        to_the_end(async move {
+            let _writing = catalog.0.writing.lock().await;
+            let index = catalog.index(&id).await?;
+            if label.as_str() == Label::LATEST {
+                let m =
+                    "the label 'latest' cannot be taken away: requests without a version follow it; move it instead";
+                return Err(Error::invalid(m));
+            }
+            let mut entry = IndexEntry::next(Some(&index.entry), (catalog.0.now)(), format!("unlabel {label}"));
+            if entry.labels.remove(&label).is_none() {
+                let there: Vec<&str> = entry.labels.keys().map(Label::as_str).collect();
+                let there = there.join(", ");
+                return Err(Error::not_found(format!("model '{id}' has no label '{label}'; there are {there}")));
+            }
+            catalog.write_change(&id, &index, entry, false).await
+        })
+        .await
+    }
+
+    /// Writes `entry` unless it says what `before` says; the caller holds `writing`.
+    async fn write_change(&self, id: &ModelId, before: &Index, entry: IndexEntry, replaced: bool) -> Result<()> {
+        if entry.labels == before.entry.labels && entry.examples == before.entry.examples {
+            return Ok(());
+        }
+        let after = Index { entry, manifests: before.manifests.clone() };
+        self.write_entry(id, &after).await?;
+        if replaced {
+            self.sweep(id, Some(&after)).await;
+        }
+        Ok(())
+    }
+
+    /// Puts `marks` of a version into an entry, and the example's bytes into the store. Returns whether another
+    /// example gave way. The caller holds `writing`.
+    async fn apply(&self, id: &ModelId, version: &Version, marks: &Marks, entry: &mut IndexEntry) -> Result<bool> {
+        for label in &marks.labels {
+            if let Some(why) = entry.label_refusal(label) {
+                let m = format!("model '{id}' cannot have the label '{label}': {why}; choose another name");
+                return Err(Error::new(ErrorKind::AlreadyExists, m));
+            }
+            if label.as_str() == version.as_str() {
+                return Err(Error::invalid(format!("version '{version}' cannot have its own name as a label")));
+            }
+            entry.labels.insert(label.clone(), version.clone());
+        }
+        if entry.labels.len() > LABELS_MAX {
+            return Err(Error::new(ErrorKind::TooLarge, format!("a model has at most {LABELS_MAX} labels")));
+        }
+        let Some(bytes) = &marks.example else { return Ok(false) };
+        if bytes.len() > EXAMPLE_BYTES_MAX {
+            let m = format!("the example has {} bytes, at most {EXAMPLE_BYTES_MAX} are kept", bytes.len());
+            return Err(Error::new(ErrorKind::TooLarge, m));
+        }
+        let example = Example { sha256: Sha256Hash::of(bytes), size: bytes.len() as u64 };
+        let path = example_path(id, &example);
+        // Written over what is there: should that have been changed, this mends it.
+        self.0.store.put(&path, bytes.clone().into()).await.map_err(|e| store_error("write", &path, &e))?;
+        let before = entry.examples.insert(version.clone(), example);
+        Ok(before.is_some_and(|b| b != example))
     }
 
     /// Removes a version, or all. The tombstone goes first, so that no request finds half of it.
@@ -295,10 +412,9 @@ impl Catalog {
         let index = self.index(id).await?;
         let gone: Vec<Version> = match version {
             None => index.entry.versions.keys().cloned().collect(),
-            Some(v) if index.entry.versions.contains_key(v) => vec![v.clone()],
             Some(v) => {
-                self.resolve(&ModelRef { id: id.clone(), version: VersionChoice::Exact(v.clone()) }).await?;
-                return Err(Error::internal(format!("version '{v}' is listed but has no manifest")));
+                let meant = ModelRef { id: id.clone(), version: VersionChoice::Exact(v.clone()) };
+                vec![self.resolve(&meant).await?.version.clone()]
             }
         };
         let names: Vec<&str> = gone.iter().map(Version::as_str).collect();
@@ -426,6 +542,9 @@ impl Catalog {
                 ["versions", version, "manifest.json"] => {
                     !index.is_some_and(|i| i.manifests.keys().any(|v| v.as_str() == *version))
                 }
+                ["examples", hash] => {
+                    !index.is_some_and(|i| i.entry.examples.values().any(|e| e.sha256.to_string() == *hash))
+                }
                 _ => false,
             };
             if stale && let Err(e) = self.0.store.delete(&path).await {
@@ -446,11 +565,38 @@ fn contradicts(path: &StorePath, wrong: &str) -> Error {
     Error::new(ErrorKind::FailedPrecondition, format!("registry: {path} contradicts itself: {wrong}"))
 }
 
-fn removed(id: &ModelId, v: &Version) -> Error {
-    Error::new(
-        ErrorKind::AlreadyExists,
-        format!("version '{v}' of model '{id}' was removed, and a version's name is never used again: choose another"),
-    )
+impl IndexEntry {
+    /// Whether a version of this name may be added.
+    fn check_new(&self, id: &ModelId, v: &Version) -> Result<()> {
+        let refused = |m: String| Err(Error::new(ErrorKind::AlreadyExists, m));
+        if self.removed.contains(v) {
+            return refused(format!(
+                "version '{v}' of model '{id}' was removed, and a version's name is never used again: choose another"
+            ));
+        }
+        if self.labels.contains_key(v.as_str()) {
+            return refused(format!(
+                "'{v}' is a label of model '{id}', and no version can have its name: choose another"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What is said of a version beside what it is: unlike its manifest it may change.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    /// Labels that mean this version from now on.
+    pub labels: BTreeSet<Label>,
+    /// An example request, in the form of whoever reads it; it takes the place of the one before.
+    pub example: Option<Bytes>,
+}
+
+impl Marks {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.example.is_none()
+    }
 }
 
 /// A version on its way into the catalog. Dropped without [`AddSession::commit`] it leaves nothing
@@ -461,6 +607,7 @@ pub struct AddSession {
     version: Option<Version>,
     upload: UploadName,
     files: Vec<ModelFile>,
+    marks: Marks,
     committed: bool,
 }
 
@@ -523,6 +670,12 @@ impl AddSession {
         Ok(())
     }
 
+    /// What is to be said of the version: it becomes visible with it. An add of bytes that are there says
+    /// nothing: see [`Catalog::mark`].
+    pub fn mark(&mut self, marks: Marks) {
+        self.marks = marks;
+    }
+
     /// The model.
     pub fn id(&self) -> &ModelId {
         &self.id
@@ -583,8 +736,10 @@ impl AddSession {
         let time = (catalog.0.now)();
         let mut entry = IndexEntry::next(before.as_ref().map(|i| &i.entry), time, String::new());
         let version = match self.version.clone() {
-            Some(v) if entry.removed.contains(&v) => return Err(removed(&self.id, &v)),
-            Some(v) => v,
+            Some(v) => {
+                entry.check_new(&self.id, &v)?;
+                v
+            }
             None => {
                 let next = entry.next_integer().ok_or_else(|| {
                     let m = format!(
@@ -602,7 +757,7 @@ impl AddSession {
             return Err(Error::internal(format!("version '{version}' of model '{}' exists", self.id)));
         }
         let manifest = Manifest {
-            format: FORMAT,
+            format: <Manifest as Document>::FORMAT,
             id: self.id.clone(),
             version: version.clone(),
             model_hash: self.model_hash()?,
@@ -623,7 +778,9 @@ impl AddSession {
         }
         entry.action = format!("add {version}");
         entry.versions.insert(version.clone(), manifest.model_hash);
-        entry.labels.insert(LATEST.to_owned(), version.clone());
+        entry.labels.insert(Label::latest(), version.clone());
+        let marks = std::mem::take(&mut self.marks);
+        catalog.apply(&self.id, &version, &marks, &mut entry).await?;
         let manifest = Arc::new(manifest);
         let mut manifests = before.map(|i| i.manifests.clone()).unwrap_or_default();
         manifests.insert(version, manifest.clone());

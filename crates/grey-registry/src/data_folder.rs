@@ -15,6 +15,8 @@ use rustix::fs::{FlockOperation, flock};
 const FORMAT: &str = "1";
 /// Where copies of files lie while hosts open them.
 const OPEN: &str = "open";
+/// Bytes of the lock file that are looked at.
+const LOCK_BYTES_MAX: u64 = 4096;
 /// Bytes of the format file that are looked at: more than any format has.
 const FORMAT_BYTES_MAX: u64 = 20;
 
@@ -29,9 +31,7 @@ impl Drop for DataFolder {
     /// Unlocks in so many words: a process that is just being forked holds a copy of the descriptor
     /// until it executes its program, and closing ours alone would leave the folder locked till then.
     fn drop(&mut self) {
-        if let Err(e) = flock(&self.lock, FlockOperation::Unlock) {
-            tracing::warn!("cannot unlock the data folder {}: {e}", self.path.display());
-        }
+        self.release();
     }
 }
 
@@ -63,6 +63,33 @@ impl DataFolder {
         Ok(DataFolder { path, lock })
     }
 
+    /// Leaves the folder to other nodes, before its owner is gone: nothing may be written any more.
+    pub fn release(&self) {
+        if let Err(e) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!("cannot unlock the data folder {}: {e}", self.path.display());
+        }
+    }
+
+    /// Whether a node has made this folder, or begun to.
+    pub fn is_one(path: &Path) -> bool {
+        path.join("format").is_file()
+    }
+
+    /// Who uses the folder now; `None` if nobody does, or if that cannot be told.
+    pub fn holder(path: &Path) -> Option<Holder> {
+        let mut file = File::open(path.join("lock")).ok()?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Some(Holder::read(&mut file)),
+            // Unlocked as the file is closed.
+            _ => None,
+        }
+    }
+
+    /// Writes into the lock where this node is reached, for those who find the folder locked.
+    pub fn announce(&self, url: &str) -> Result<()> {
+        write_lock(&self.lock, Some(url)).map_err(|e| failed("write", &self.path.join("lock"), &e))
+    }
+
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
@@ -86,6 +113,48 @@ impl DataFolder {
         // that name it before a write returns, and the index entry is written last.
         Ok(Arc::new(store.with_automatic_cleanup(true).with_fsync(true)))
     }
+}
+
+/// Who uses a folder, as the lock says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Where it is reached, once it listens.
+    pub url: Option<String>,
+}
+
+impl Holder {
+    /// Only for messages: without it they say less.
+    fn read(file: &mut File) -> Holder {
+        let mut text = String::new();
+        let _unreadable = file.take(LOCK_BYTES_MAX).read_to_string(&mut text);
+        let mut lines = text.lines().map(str::trim);
+        Holder {
+            pid: lines.next().and_then(|l| l.parse().ok()),
+            url: lines.next().filter(|l| l.starts_with("http")).map(str::to_owned),
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("another node")?;
+        match (self.pid, &self.url) {
+            (None, None) => Ok(()),
+            (Some(pid), None) => write!(f, " (process {pid})"),
+            (None, Some(url)) => write!(f, " ({url})"),
+            (Some(pid), Some(url)) => write!(f, " (process {pid}, {url})"),
+        }
+    }
+}
+
+fn write_lock(mut file: &File, url: Option<&str>) -> std::io::Result<()> {
+    file.rewind()?;
+    file.set_len(0)?;
+    let url = url.map_or_else(String::new, |u| format!("{u}\n"));
+    // In one piece, since others read it at any time.
+    file.write_all(format!("{}\n{url}", std::process::id()).as_bytes())
 }
 
 /// What the format file says, its beginning at most; `None` if there is none yet, or an empty one,
@@ -163,23 +232,13 @@ fn lock(folder: &Path) -> Result<File> {
         if e != rustix::io::Errno::WOULDBLOCK {
             return Err(failed("lock", &path, &e));
         }
-        let mut holder = String::new();
-        // Only for the message: without it the message says less.
-        let _unreadable = file.read_to_string(&mut holder);
-        let holder = holder.trim();
-        let by = if holder.is_empty() { String::new() } else { format!(" (process {holder})") };
+        let holder = Holder::read(&mut file);
         return Err(Error::new(
             ErrorKind::FailedPrecondition,
-            format!(
-                "the data folder {} is in use by another node{by}; give each node its own with --data",
-                folder.display()
-            ),
+            format!("the data folder {} is in use by {holder}; give each node its own with --data", folder.display()),
         ));
     }
-    file.rewind()
-        .and_then(|()| file.set_len(0))
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|e| failed("write", &path, &e))?;
+    write_lock(&file, None).map_err(|e| failed("write", &path, &e))?;
     Ok(file)
 }
 
@@ -194,7 +253,13 @@ mod tests {
         let e = DataFolder::open(dir.path()).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::FailedPrecondition);
         assert!(e.message().contains(&format!("in use by another node (process {})", std::process::id())), "{e}");
+        first.announce("http://127.0.0.1:8000").unwrap();
+        let holder = DataFolder::holder(dir.path()).unwrap();
+        assert_eq!((holder.pid, holder.url.as_deref()), (Some(std::process::id()), Some("http://127.0.0.1:8000")));
+        assert!(DataFolder::open(dir.path()).unwrap_err().message().contains(", http://127.0.0.1:8000); give"));
         drop(first);
+        assert_eq!(DataFolder::holder(dir.path()), None);
+        assert!(DataFolder::is_one(dir.path()) && !DataFolder::is_one(&dir.path().join("none")));
         DataFolder::open(dir.path()).unwrap();
     }
 

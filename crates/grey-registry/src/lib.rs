@@ -11,7 +11,7 @@ mod data_folder;
 mod hash;
 mod manifest;
 
-pub use catalog::{AddSession, Catalog, Draft, holding_failed};
-pub use data_folder::DataFolder;
+pub use catalog::{AddSession, Catalog, Draft, Marks, holding_failed};
+pub use data_folder::{DataFolder, Holder};
 pub use hash::{FilePath, HashScheme, ModelHash, Sha256Hash};
-pub use manifest::{Index, IndexEntry, Manifest, ModelFile, UploadName};
+pub use manifest::{Example, Index, IndexEntry, Manifest, ModelFile, UploadName};

@@ -2,17 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use grey_core::{Error, ErrorKind, ModelId, Result, Signature, Version};
+use grey_core::{Error, ErrorKind, Label, ModelId, Result, Signature, Version};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::hash::{FilePath, ModelHash, Sha256Hash};
 
-/// Format of manifests and index entries that this build writes.
-pub(crate) const FORMAT: u32 = 1;
 /// Largest manifest or index entry that is read, in bytes.
 pub(crate) const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
-/// The label that requests without a version follow.
-pub(crate) const LATEST: &str = "latest";
+
+/// What the registry keeps as JSON.
+pub(crate) trait Document: DeserializeOwned {
+    /// The format that this build writes, and the newest that it reads.
+    const FORMAT: u32;
+}
+
+impl Document for Manifest {
+    const FORMAT: u32 = 1;
+}
+
+/// Format 1 had no examples.
+impl Document for IndexEntry {
+    const FORMAT: u32 = 2;
+}
 
 /// Random bytes in an upload's name: no two are ever the same.
 const UPLOAD_NAME_BYTES: usize = 16;
@@ -120,6 +131,16 @@ impl Manifest {
     }
 }
 
+/// The example request of a version. Its bytes lie beside the model's versions, named by their hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// SHA-256 of its bytes.
+    pub sha256: Sha256Hash,
+    /// Bytes.
+    pub size: u64,
+}
+
 /// One entry of a model's index: the whole state after one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,20 +158,24 @@ pub struct IndexEntry {
     /// Names that were used and are not used again.
     pub removed: BTreeSet<Version>,
     /// Label → version; `latest` among them.
-    pub labels: BTreeMap<String, Version>,
+    pub labels: BTreeMap<Label, Version>,
+    /// Versions that have an example request.
+    #[serde(default)]
+    pub examples: BTreeMap<Version, Example>,
 }
 
 impl IndexEntry {
     /// The next entry, before its change.
     pub(crate) fn next(previous: Option<&IndexEntry>, time: u64, action: String) -> IndexEntry {
         IndexEntry {
-            format: FORMAT,
+            format: <IndexEntry as Document>::FORMAT,
             sequence: previous.map_or(1, |p| p.sequence.saturating_add(1)),
             time,
             action,
             versions: previous.map(|p| p.versions.clone()).unwrap_or_default(),
             removed: previous.map(|p| p.removed.clone()).unwrap_or_default(),
             labels: previous.map(|p| p.labels.clone()).unwrap_or_default(),
+            examples: previous.map(|p| p.examples.clone()).unwrap_or_default(),
         }
     }
 
@@ -158,6 +183,12 @@ impl IndexEntry {
     pub(crate) fn next_integer(&self) -> Option<u64> {
         let used = self.versions.keys().chain(&self.removed).filter_map(Version::number);
         used.max().unwrap_or(0).checked_add(1)
+    }
+
+    /// Why no label of the model may have this name, if so: names of versions stay theirs for good.
+    pub(crate) fn label_refusal(&self, label: &Label) -> Option<String> {
+        let taken = self.versions.keys().chain(&self.removed).any(|v| v.as_str() == label.as_str());
+        taken.then(|| format!("'{label}' is the name of a version"))
     }
 
     /// What is wrong with an entry read as number `sequence`, if anything is: serde checks the parts,
@@ -172,18 +203,25 @@ impl IndexEntry {
         if let Some((label, v)) = self.labels.iter().find(|(_, v)| !self.versions.contains_key(v)) {
             return Some(format!("label '{label}' means version '{v}', which does not exist"));
         }
-        let no_latest = !self.versions.is_empty() && !self.labels.contains_key(LATEST);
-        no_latest.then(|| format!("there are versions, and none is '{LATEST}'"))
+        if let Some(v) = self.examples.keys().find(|v| !self.versions.contains_key(v)) {
+            return Some(format!("there is an example of version '{v}', which does not exist"));
+        }
+        if let Some(both) = self.labels.keys().find_map(|l| self.label_refusal(l)) {
+            return Some(format!("{both} and a label"));
+        }
+        let no_latest = !self.versions.is_empty() && !self.labels.contains_key(Label::LATEST);
+        no_latest.then(|| format!("there are versions, and none is '{}'", Label::LATEST))
     }
 
     /// Points `latest` at the highest remaining version if it points at none: integers by value,
     /// above all other names by name.
     pub(crate) fn settle_latest(&mut self) {
         self.labels.retain(|_, v| self.versions.contains_key(v));
-        if !self.labels.contains_key(LATEST)
+        self.examples.retain(|v, _| self.versions.contains_key(v));
+        if !self.labels.contains_key(Label::LATEST)
             && let Some(v) = self.versions.keys().max_by_key(|v| (v.number(), (*v).clone()))
         {
-            self.labels.insert(LATEST.to_owned(), v.clone());
+            self.labels.insert(Label::latest(), v.clone());
         }
     }
 }
@@ -200,21 +238,27 @@ pub struct Index {
 impl Index {
     /// What requests without a version get.
     pub fn latest(&self) -> Option<&Version> {
-        self.entry.labels.get(LATEST)
+        self.entry.labels.get(Label::LATEST)
+    }
+
+    /// The labels that mean `version`, in order.
+    pub fn labels_of(&self, version: &Version) -> Vec<Label> {
+        self.entry.labels.iter().filter(|(_, v)| *v == version).map(|(l, _)| l.clone()).collect()
     }
 }
 
 /// Reads a document after looking at its format, so that a newer one is named as such.
-pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &[u8]) -> Result<T> {
+pub(crate) fn parse<T: Document>(what: &str, text: &[u8]) -> Result<T> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let refuse = |m: String| Error::new(ErrorKind::FailedPrecondition, m);
     if let Ok(Format { format }) = serde_json::from_slice(text)
-        && format > FORMAT
+        && format > T::FORMAT
     {
-        return Err(refuse(format!("{what} has format {format}; this Grey reads up to {FORMAT}, use a newer one")));
+        let newest = T::FORMAT;
+        return Err(refuse(format!("{what} has format {format}; this Grey reads up to {newest}, use a newer one")));
     }
     serde_json::from_slice(text).map_err(|e| refuse(format!("{what} is not what Grey wrote: {e}")))
 }
@@ -231,7 +275,12 @@ mod tests {
         assert_eq!((manifest.id.as_str(), manifest.files.len()), ("digits", 1));
         let i = include_str!("../tests/fixtures/index-format-1.json");
         let index: IndexEntry = parse("index entry", i.as_bytes()).unwrap();
-        assert_eq!(index.labels[LATEST].as_str(), "2");
+        assert_eq!(index.labels[Label::LATEST].as_str(), "2");
+        let i = include_str!("../tests/fixtures/index-format-2.json");
+        let index: IndexEntry = parse("index entry", i.as_bytes()).unwrap();
+        assert_eq!((index.labels["stable"].as_str(), index.examples.len()), ("1", 1));
+        assert_eq!(index.contradiction(3), None);
+        assert_eq!(serde_json::to_string_pretty(&index).unwrap(), i.trim_end());
         let e = parse::<Manifest>("manifest m", m.replace("\"format\": 1", "\"format\": 7").as_bytes()).unwrap_err();
         assert!(e.message().starts_with("manifest m has format 7; this Grey reads up to 1"), "{e}");
         for broken in [
@@ -259,9 +308,9 @@ mod tests {
         e.removed.insert(v("12"));
         assert_eq!(e.next_integer(), Some(13));
         e.settle_latest();
-        assert_eq!(e.labels[LATEST], v("10"));
+        assert_eq!(e.labels[Label::LATEST], v("10"));
         e.versions.remove(&v("10"));
         e.settle_latest();
-        assert_eq!(e.labels[LATEST], v("2"));
+        assert_eq!(e.labels[Label::LATEST], v("2"));
     }
 }

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use grey_core::{DType, Dim, Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version};
-use grey_registry::{Catalog, DataFolder, Draft, FilePath, Manifest};
+use grey_core::{DType, Dim, Error, ErrorKind, Label, ModelId, ModelRef, Result, Signature, TensorSpec, Version};
+use grey_registry::{Catalog, DataFolder, Draft, FilePath, Manifest, Marks};
 use object_store::{ObjectStore, memory::InMemory};
 
 fn now() -> u64 {
@@ -175,7 +175,7 @@ async fn a_damaged_index_is_named() {
     let entry = data.store_path().join("models/a/index/000000000001.json");
     let text = std::fs::read_to_string(&entry).unwrap();
     for (broken, says) in [
-        (text.replace("\"format\": 1", "\"format\": 2"), "has format 2"),
+        (text.replace("\"format\": 2", "\"format\": 9"), "has format 9"),
         (text[..text.len() / 2].to_owned(), "is not what Grey wrote"),
         (text.replace("sha256-file\"", "sha256-files\""), "is not the manifest that the index means"),
     ] {
@@ -185,4 +185,93 @@ async fn a_damaged_index_is_named() {
         assert_eq!(c.begin_add(id("a"), None).await.err().unwrap().message(), e.message());
         assert!(e.message().contains(says) && e.message().contains("models/a"), "{e}");
     }
+}
+
+fn label(l: &str) -> Label {
+    Label::new(l).unwrap()
+}
+
+fn marks(labels: &[&str], example: Option<&'static str>) -> Marks {
+    Marks { labels: labels.iter().map(|l| label(l)).collect(), example: example.map(Bytes::from) }
+}
+
+fn v(s: &str) -> Version {
+    Version::new(s).unwrap()
+}
+
+async fn marks_suite(store: Arc<dyn ObjectStore>) {
+    let c = Catalog::open(store.clone(), now).await.unwrap();
+    // Visible with the version, not before.
+    let mut s = c.begin_add(id("m"), None).await.unwrap();
+    s.file(FilePath::new("m.onnx").unwrap(), body("one"), 10).await.unwrap();
+    s.mark(marks(&["stable", "eu"], Some("first")));
+    assert!(c.list().await.is_empty());
+    s.commit(draft()).await.unwrap();
+    add(&c, "m", None, "two").await.unwrap();
+    let entry = |c: Catalog| async move { c.index(&id("m")).await.unwrap().entry.clone() };
+    let shown =
+        |e: &grey_registry::IndexEntry| e.labels.iter().map(|(l, v)| format!("{l}={v}")).collect::<Vec<_>>().join(" ");
+    assert_eq!(shown(&entry(c.clone()).await), "eu=1 latest=2 stable=1");
+    assert_eq!(c.resolve(&reference("m", "stable")).await.unwrap().version, v("1"));
+    assert_eq!(c.example(&id("m"), &v("1")).await.unwrap().as_deref(), Some(&b"first"[..]));
+    assert_eq!(c.example(&id("m"), &v("2")).await.unwrap(), None);
+
+    // What is so already makes no entry.
+    let before = entry(c.clone()).await.sequence;
+    c.mark(&id("m"), &v("1"), marks(&["eu"], Some("first"))).await.unwrap();
+    assert_eq!(entry(c.clone()).await.sequence, before);
+    c.mark(&id("m"), &v("2"), marks(&["stable"], None)).await.unwrap();
+    c.mark(&id("m"), &v("1"), marks(&["latest"], Some("second"))).await.unwrap();
+    assert_eq!(shown(&entry(c.clone()).await), "eu=1 latest=1 stable=2");
+    assert_eq!(c.resolve(&reference("m", "")).await.unwrap().version, v("1"));
+
+    // The example that gave way is gone.
+    let examples = object_store::path::Path::from("models/m/examples");
+    let left = store.list_with_delimiter(Some(&examples)).await.unwrap().objects;
+    assert_eq!(left.len(), 1);
+
+    // A name means one thing.
+    let kind = |r: Result<()>| r.unwrap_err().kind();
+    assert_eq!(kind(c.mark(&id("m"), &v("9"), marks(&["x"], None)).await), ErrorKind::NotFound);
+    add(&c, "m", Some("beta"), "three").await.unwrap();
+    assert_eq!(kind(c.mark(&id("m"), &v("1"), marks(&["beta"], None)).await), ErrorKind::AlreadyExists);
+    assert_eq!(add(&c, "m", Some("eu"), "four").await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    c.remove(&id("m"), Some(&v("beta"))).await.unwrap();
+    assert_eq!(kind(c.mark(&id("m"), &v("1"), marks(&["beta"], None)).await), ErrorKind::AlreadyExists);
+    assert_eq!(kind(c.unlabel(&id("m"), &label("latest")).await), ErrorKind::InvalidArgument);
+    assert_eq!(kind(c.unlabel(&id("m"), &label("none")).await), ErrorKind::NotFound);
+    let many: Vec<String> = (0..1000).map(|n| format!("l{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert_eq!(kind(c.mark(&id("m"), &v("1"), marks(&many, None)).await), ErrorKind::TooLarge);
+
+    // Read again, and removed with the version; a label means the version to remove.
+    let c = Catalog::open(store.clone(), now).await.unwrap();
+    assert_eq!(shown(&entry(c.clone()).await), "eu=1 latest=2 stable=2");
+    assert_eq!(c.example(&id("m"), &v("1")).await.unwrap().as_deref(), Some(&b"second"[..]));
+    assert_eq!(c.remove(&id("m"), Some(&v("eu"))).await.unwrap(), [v("1")]);
+    assert_eq!(shown(&entry(c.clone()).await), "latest=2 stable=2");
+    assert!(store.list_with_delimiter(Some(&examples)).await.unwrap().objects.is_empty());
+    c.unlabel(&id("m"), &label("stable")).await.unwrap();
+    assert_eq!(shown(&entry(c.clone()).await), "latest=2");
+
+    // A changed example is named.
+    c.mark(&id("m"), &v("2"), marks(&[], Some("third"))).await.unwrap();
+    let [object] = &store.list_with_delimiter(Some(&examples)).await.unwrap().objects[..] else { panic!() };
+    use object_store::ObjectStoreExt as _;
+    store.put(&object.location, "THIRD".into()).await.unwrap();
+    let e = c.example(&id("m"), &v("2")).await.unwrap_err();
+    assert!(e.message().starts_with("the example of model 'm' version '2' was changed"), "{e}");
+    store.delete(&object.location).await.unwrap();
+    assert!(c.example(&id("m"), &v("2")).await.unwrap_err().message().contains("holds none"));
+}
+
+#[tokio::test]
+async fn labels_and_examples_in_memory() {
+    marks_suite(Arc::new(InMemory::new())).await;
+}
+
+#[tokio::test]
+async fn labels_and_examples_in_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    marks_suite(DataFolder::open(dir.path()).unwrap().store().unwrap()).await;
 }

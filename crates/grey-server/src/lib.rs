@@ -5,10 +5,12 @@ mod clock;
 pub mod config;
 mod connection;
 mod http;
+mod known;
 pub mod oip;
 mod server;
 mod settings;
 
 pub use config::NodeConfig;
+pub use known::known_tensors;
 pub use server::Server;
 pub use settings::Settings;

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,7 @@ pub struct Server {
     address: SocketAddr,
     node: Node,
     settings: Settings,
+    name: String,
     connections_max: u32,
 }
 
@@ -54,7 +58,8 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(at)?;
         let address = listener.local_addr().map_err(at)?;
         let settings = Settings::new(config, address.ip());
-        Ok(Server { listener, address, node, settings, connections_max: config.limits.connections_max.get_u32() })
+        let (name, connections_max) = (config.name.as_str().to_owned(), config.limits.connections_max.get_u32());
+        Ok(Server { listener, address, node, settings, name, connections_max })
     }
 
     /// What can be changed while it runs.
@@ -71,12 +76,19 @@ impl Server {
     /// goes on being told), queued work finishes within the configured time, then connections close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
         let (node, settings) = (self.node, self.settings);
-        let app = App { node: node.clone(), settings: settings.clone() };
+        let connections = Connections::new(self.connections_max);
+        let app = App {
+            node: node.clone(),
+            settings: settings.clone(),
+            name: self.name,
+            address: self.address,
+            connections: connections.clone(),
+        };
         let until = async {
             shutdown.await;
             node.drain(settings.drain()).await;
         };
-        serve(self.listener, Front::new(Arc::new(app)), self.connections_max as usize, until).await;
+        serve(self.listener, Front::new(Arc::new(app)), &connections, until).await;
         Ok(())
     }
 }
@@ -100,6 +112,48 @@ fn choose(addresses: &[SocketAddr], config: &NodeConfig) -> Result<SocketAddr> {
     }
 }
 
+/// Room for connections, and how much of it is taken. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    slots: Arc<Semaphore>,
+    max: usize,
+    open: Arc<AtomicUsize>,
+}
+
+impl Connections {
+    fn new(max: u32) -> Connections {
+        let max = (max as usize).min(Semaphore::MAX_PERMITS);
+        Connections { slots: Arc::new(Semaphore::new(max)), max, open: Arc::default() }
+    }
+
+    /// How many are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Most of them.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    fn begin(&self, slot: Option<OwnedSemaphorePermit>) -> Open {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Open { count: self.open.clone(), _slot: slot }
+    }
+}
+
+/// An open connection's place.
+struct Open {
+    count: Arc<AtomicUsize>,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What connections call. For tests it is a router alone.
 trait Serve:
     Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send + Unpin> + Clone + Send + 'static
@@ -115,11 +169,10 @@ impl<S> Serve for S where
 }
 
 /// Accepts until `until` is ready, then lets connections finish their request for [`CLOSE_MAX`].
-async fn serve<S>(listener: TcpListener, service: S, connections_max: usize, until: impl Future<Output = ()>)
+async fn serve<S>(listener: TcpListener, service: S, connections: &Connections, until: impl Future<Output = ()>)
 where
     S: Serve,
 {
-    let slots = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let (mut lives, mut looks) = (Lives::default(), tokio::time::interval(LOOK_EVERY));
     // A process that was stopped must not look several times at what had no time to move.
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -128,8 +181,8 @@ where
     loop {
         tokio::select! {
             () = &mut until => break,
-            (stream, slot) = accept(&listener, &slots) => {
-                open.spawn(connection(stream, service.clone(), lives.begin(), slot));
+            (stream, slot) = accept(&listener, &connections.slots) => {
+                open.spawn(connection(stream, service.clone(), lives.begin(), connections.begin(slot)));
             }
             _ = looks.tick() => lives.look(),
             // Finished connections are reaped as they end.
@@ -160,7 +213,7 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, O
     }
 }
 
-async fn connection(stream: TcpStream, service: impl Serve, life: Arc<Life>, _slot: Option<OwnedSemaphorePermit>) {
+async fn connection(stream: TcpStream, service: impl Serve, life: Arc<Life>, _open: Open) {
     // Answers are written in a few large pieces; waiting to fill packets only delays the last.
     if let Err(e) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {e}");

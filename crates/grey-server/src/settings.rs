@@ -13,7 +13,10 @@ use grey_core::Result;
 use http::HeaderMap;
 use parking_lot::RwLock;
 
-use crate::{config::NodeConfig, http::Guard};
+use crate::{
+    config::{Console, NodeConfig},
+    http::Guard,
+};
 
 /// The settings of a running front. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -27,6 +30,7 @@ struct Inner {
     allow_replay: AtomicBool,
     drain_seconds: AtomicU64,
     guard: RwLock<Guard>,
+    console: RwLock<Console>,
 }
 
 impl Settings {
@@ -38,6 +42,7 @@ impl Settings {
             allow_replay: AtomicBool::default(),
             drain_seconds: AtomicU64::default(),
             guard: RwLock::default(),
+            console: RwLock::default(),
         }));
         settings.apply(config);
         settings
@@ -45,13 +50,14 @@ impl Settings {
 
     /// From now on as `config` says, in all that a running front can take (`Reload::Now`).
     pub fn apply(&self, config: &NodeConfig) {
-        let Inner { bound, body_bytes_max, allow_upload, allow_replay, drain_seconds, guard } = &*self.0;
+        let Inner { bound, body_bytes_max, allow_upload, allow_replay, drain_seconds, guard, console } = &*self.0;
         // None of them depends on another.
         body_bytes_max.store(config.limits.body_bytes_max.get(), Ordering::Relaxed);
         allow_upload.store(config.allow_upload, Ordering::Relaxed);
         allow_replay.store(config.allow_replay.unwrap_or(bound.is_loopback()), Ordering::Relaxed);
         drain_seconds.store(config.drain_seconds.get(), Ordering::Relaxed);
         let names: Vec<String> = config.http_names.iter().cloned().chain([config.http.host().to_owned()]).collect();
+        *console.write() = config.console;
         *guard.write() = Guard::new(config.insecure, *bound, &names);
     }
 
@@ -75,8 +81,13 @@ impl Settings {
         Duration::from_secs(self.0.drain_seconds.load(Ordering::Relaxed))
     }
 
-    /// Refuses a request that changes state and comes by a foreign name or from a foreign page.
-    pub(crate) fn guard(&self, headers: &HeaderMap) -> Result<()> {
-        self.0.guard.read().check(headers)
+    /// What the page may do.
+    pub(crate) fn console(&self) -> Console {
+        *self.0.console.read()
+    }
+
+    /// Refuses a request that comes by a foreign name or from a foreign page; `what` is not open to such.
+    pub(crate) fn guard(&self, what: &str, headers: &HeaderMap) -> Result<()> {
+        self.0.guard.read().check(what, headers)
     }
 }

@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use grey_core::{ModelId, Signature, Version};
+use grey_core::{Label, ModelId, Signature, Version};
+use grey_registry::{Index, Manifest};
 use serde::Serialize;
+
+use crate::HistogramView;
 
 /// Whether a version answers requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -43,6 +46,8 @@ pub struct ModelStatus {
     pub version: Version,
     /// Whether requests without a version get this one.
     pub latest: bool,
+    /// Labels that mean this version, `latest` among them.
+    pub labels: Vec<Label>,
     /// What it does now.
     pub state: ModelState,
     /// Why, where the state needs a reason; else empty.
@@ -67,6 +72,8 @@ pub struct ModelDetails {
     pub signature: Signature,
     /// Free metadata given at registration.
     pub metadata: BTreeMap<String, String>,
+    /// Whether an example request is kept with it.
+    pub example: bool,
     /// When it was registered, Unix seconds.
     pub created: u64,
     /// How requests are batched, and why.
@@ -77,6 +84,46 @@ pub struct ModelDetails {
     pub threads: Option<u32>,
     /// The running hosts, empty if not loaded.
     pub hosts: Vec<HostView>,
+}
+
+impl ModelStatus {
+    pub(crate) fn of(index: &Index, m: &Manifest, state: ModelState, reason: String) -> ModelStatus {
+        ModelStatus {
+            id: m.id.clone(),
+            version: m.version.clone(),
+            latest: index.latest() == Some(&m.version),
+            labels: index.labels_of(&m.version),
+            state,
+            reason,
+        }
+    }
+}
+
+impl ModelDetails {
+    /// Of a version that is not loaded.
+    pub(crate) fn of(
+        index: &Index,
+        m: &Manifest,
+        status: ModelStatus,
+        batching: BatchingView,
+        proofs: ProofsView,
+    ) -> ModelDetails {
+        ModelDetails {
+            status,
+            engine: m.engine.clone(),
+            model_hash: m.model_hash.sha256.to_string(),
+            model_hash_scheme: m.model_hash.scheme.name().to_owned(),
+            files: m.files.iter().map(|f| (f.path.to_string(), f.size)).collect(),
+            signature: m.signature.clone(),
+            metadata: m.metadata.clone(),
+            example: index.entry.examples.contains_key(&m.version),
+            created: m.created,
+            batching,
+            proofs,
+            threads: None,
+            hosts: Vec::new(),
+        }
+    }
 }
 
 /// How requests of a version are put together.
@@ -191,6 +238,34 @@ pub struct BatchStatistics {
     pub compute_output: StatDuration,
 }
 
+/// What waits for a version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QueueView {
+    /// Rows that wait.
+    pub rows: u32,
+    /// Most rows that may wait.
+    pub rows_max: u32,
+    /// How long the oldest waiting request has waited; 0 if none waits.
+    pub oldest_wait_ms: u64,
+}
+
+/// What was counted of a version since the node started, or since the version was registered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tallies {
+    /// From the acceptance of a request to its answer, of those that succeeded.
+    pub latency_seconds: HistogramView,
+    /// In the queue, of those that succeeded.
+    pub queue_seconds: HistogramView,
+    /// Runs of the model.
+    pub execute_seconds: HistogramView,
+    /// Rows per run, before padding.
+    pub batch_rows: HistogramView,
+    /// Hosts started again after one died.
+    pub restarts: u64,
+    /// Requests whose inputs were refused from then on.
+    pub quarantined: u64,
+}
+
 /// What `engine list` tells about one engine on this node.
 #[derive(Clone, Debug, Serialize)]
 pub struct EngineReport {
@@ -218,7 +293,7 @@ pub struct EngineReport {
     pub searched: Vec<String>,
 }
 
-/// Answer to [`crate::Node::add`].
+/// Answer to [`crate::Node::finish_add`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Added {
     /// The version, as `model show` tells it.

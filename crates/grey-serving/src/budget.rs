@@ -32,6 +32,10 @@ impl BytesBudget {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn max(&self) -> u64 {
+        self.0.max
+    }
+
     pub(crate) fn take(&self, bytes: usize) -> Result<BytesPermit> {
         let mut permit = BytesPermit { budget: self.clone(), bytes: 0 };
         permit.grow(bytes)?;

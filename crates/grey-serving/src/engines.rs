@@ -11,7 +11,6 @@ use grey_engine::{
     EngineKind, Host, HostError, Launcher,
     discover::{self, DiscoverEnv, Found, NotFound},
 };
-use grey_registry::ModelFile;
 use tokio::sync::Mutex;
 
 use crate::{api::EngineReport, clock};
@@ -20,6 +19,42 @@ use crate::{api::EngineReport, clock};
 const RETRY_AFTER_WANT: Duration = Duration::from_secs(1);
 /// For how long a report is given again: each starts a host per engine, and anybody may ask.
 const REPORT_KEPT: Duration = Duration::from_secs(2);
+
+/// Of several files that an engine opens, the one of this name is meant (as in Triton's repositories).
+const MAIN_FILE: &str = "model.onnx";
+/// Names that an error lists.
+const NAMES_SHOWN_MAX: usize = 5;
+
+/// Of the names of a version's files the one that an engine opens; the others are what it refers to.
+///
+/// # Errors
+/// None of them, or several of which none is `model.onnx`.
+pub fn main_file<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<&'a str> {
+    let all: Vec<&str> = names.into_iter().collect();
+    // One alone may be told why it is none.
+    if let [one] = all[..] {
+        return Engines::for_file(one).map(|_| one);
+    }
+    let opened: Vec<&str> = all.iter().copied().filter(|n| Engines::for_file(n).is_ok()).collect();
+    match opened[..] {
+        [one] => Ok(one),
+        [] => Err(Error::invalid(format!(
+            "none of the {} files is one that an engine opens: expected one that ends with .onnx",
+            all.len()
+        ))),
+        _ if opened.contains(&MAIN_FILE) => Ok(MAIN_FILE),
+        _ => {
+            let shown: Vec<String> =
+                opened.iter().take(NAMES_SHOWN_MAX).map(|n| n.escape_debug().to_string()).collect();
+            let more = if opened.len() > NAMES_SHOWN_MAX { ", …" } else { "" };
+            Err(Error::invalid(format!(
+                "{} files are models ({}{more}): expected one, or one that is named {MAIN_FILE}",
+                opened.len(),
+                shown.join(", ")
+            )))
+        }
+    }
+}
 
 /// The engines of a node.
 pub struct Engines {
@@ -45,13 +80,6 @@ impl Engines {
             "cannot tell the engine of '{}' by its name: expected a file that ends with .onnx",
             name.escape_debug()
         )))
-    }
-
-    /// The file that an engine opens; the others are what it refers to.
-    pub(crate) fn main_file(files: &[ModelFile]) -> Result<&ModelFile> {
-        files.iter().find(|f| Engines::for_file(f.path.as_str()).is_ok()).ok_or_else(|| {
-            Error::invalid("none of the version's files is one that an engine opens: expected one that ends with .onnx")
-        })
     }
 
     /// The engine of a manifest.
@@ -83,7 +111,7 @@ impl Engines {
     }
 
     /// What `engine list` tells.
-    pub(crate) async fn report(&self) -> Vec<EngineReport> {
+    pub async fn report(&self) -> Vec<EngineReport> {
         let mut last = self.reported.lock().await;
         if let Some((at, report)) = &*last
             && clock::now().saturating_duration_since(*at) < REPORT_KEPT
@@ -139,6 +167,28 @@ impl Engines {
             }
             all.push(report);
         }
+        all.extend(self.without_adapter());
         all
+    }
+
+    /// What `grey engine install` has brought for which this version has no engine.
+    fn without_adapter(&self) -> Vec<EngineReport> {
+        let Some(venv) = &self.env.managed else { return Vec::new() };
+        let there = discover::PACKAGES.iter().filter(|p| p.kind.is_none());
+        let there = there.filter_map(|p| Some((p, discover::installed(venv, p.package)?)));
+        let report = |(p, version): (&discover::Package, String)| EngineReport {
+            engine: p.engine.to_owned(),
+            usable: false,
+            version: Some(version),
+            library: None,
+            source: Some(discover::Source::Managed.name().to_owned()),
+            devices: Vec::new(),
+            containment: BTreeMap::new(),
+            isolation: self.launcher.isolation.name().to_owned(),
+            problem: Some(format!("installed, but this version of Grey has no adapter for {} yet", p.engine)),
+            install: None,
+            searched: Vec::new(),
+        };
+        there.map(report).collect()
     }
 }

@@ -6,12 +6,17 @@ use std::{
     time::Duration,
 };
 
-use grey_core::{ErrorKind, ModelId, Tenant, Version};
+use grey_core::{Error, ErrorKind, ModelId, Tenant, Version};
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    encoding::{EncodeLabelSet, prometheus_protobuf, prometheus_text, text as openmetrics},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
+};
+
+use crate::{
+    api::Tallies,
+    histogram::{Histogram, HistogramView},
 };
 
 /// Distinct tenant labels; later ones share [`OTHER_TENANTS`]. Each costs a time series per model
@@ -50,6 +55,30 @@ struct FormLabels {
     form: &'static str,
 }
 
+/// How metrics are written: what Prometheus and its relatives read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MetricsFormat {
+    /// OpenMetrics 1.0.0, text.
+    OpenMetrics,
+    /// The Prometheus text format, version 0.0.4.
+    Text,
+    /// `io.prometheus.client.MetricFamily` messages, each behind its length.
+    Protobuf,
+}
+
+impl MetricsFormat {
+    /// The `Content-Type` of this format.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            MetricsFormat::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            MetricsFormat::Text => prometheus_text::CONTENT_TYPE,
+            MetricsFormat::Protobuf => {
+                "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+            }
+        }
+    }
+}
+
 type Histograms = Family<ModelLabels, Histogram, fn() -> Histogram>;
 
 /// All metrics of a node.
@@ -73,12 +102,16 @@ pub(crate) struct Metrics {
     tenants: Mutex<HashSet<Tenant>>,
 }
 
+fn cannot_write(why: &dyn std::fmt::Display) -> Error {
+    Error::internal(format!("cannot write the metrics: {why}"))
+}
+
 fn seconds() -> Histogram {
-    Histogram::new(SECONDS)
+    Histogram::new(&SECONDS)
 }
 
 fn rows() -> Histogram {
-    Histogram::new(ROWS)
+    Histogram::new(&ROWS)
 }
 
 impl Metrics {
@@ -165,18 +198,46 @@ impl Metrics {
         }
     }
 
+    /// What was counted of one version, in all its loads on this node.
+    pub(crate) fn tallies(&self, id: &ModelId, version: &Version) -> Tallies {
+        let labels = ModelLabels { model: id.to_string(), version: version.to_string() };
+        let of = |family: &Histograms, new: fn() -> Histogram| -> HistogramView {
+            family.get(&labels).map_or_else(|| new().view(), |h| h.view())
+        };
+        let count = |family: &Family<ModelLabels, Counter>| family.get(&labels).map_or(0, |c| c.get());
+        Tallies {
+            latency_seconds: of(&self.duration, seconds),
+            queue_seconds: of(&self.queue, seconds),
+            execute_seconds: of(&self.execute, seconds),
+            batch_rows: of(&self.batch_size, rows),
+            restarts: count(&self.restarts),
+            quarantined: count(&self.quarantined),
+        }
+    }
+
     pub(crate) fn rejected(&self, kind: ErrorKind) {
         self.rejected.get_or_create(&ReasonLabels { reason: kind.name() }).inc();
     }
 
-    /// OpenMetrics text of everything.
-    pub(crate) fn text(&self, inflight_bytes: u64, models_loaded: usize) -> String {
+    /// Everything, in this format.
+    pub(crate) fn encode(
+        &self,
+        format: MetricsFormat,
+        inflight_bytes: u64,
+        models_loaded: usize,
+    ) -> grey_core::Result<Vec<u8>> {
         self.inflight_bytes.set(i64::try_from(inflight_bytes).unwrap_or(i64::MAX));
         self.models_loaded.set(i64::try_from(models_loaded).unwrap_or(i64::MAX));
-        let mut out = String::new();
-        // Writing to a String cannot fail.
-        let _infallible = encode(&mut out, &self.registry.lock());
-        out
+        let registry = self.registry.lock();
+        let mut text = String::new();
+        let written = match format {
+            MetricsFormat::OpenMetrics => openmetrics::encode(&mut text, &registry).map(|()| text.into_bytes()),
+            MetricsFormat::Text => prometheus_text::encode(&mut text, &registry).map(|()| text.into_bytes()),
+            MetricsFormat::Protobuf => {
+                return prometheus_protobuf::encode_to_vec(&registry).map_err(|e| cannot_write(&e));
+            }
+        };
+        written.map_err(|e| cannot_write(&e))
     }
 
     fn tenant_label(&self, tenant: &Tenant) -> String {
@@ -248,6 +309,10 @@ impl ModelMetrics {
 mod tests {
     use super::*;
 
+    fn written(all: &Metrics, format: MetricsFormat) -> String {
+        String::from_utf8(all.encode(format, 7, 1).unwrap()).unwrap()
+    }
+
     #[test]
     fn text_has_the_documented_names_and_capped_tenants() {
         let all = Metrics::new();
@@ -258,13 +323,13 @@ mod tests {
         m.finished(&Tenant::default(), Err(ErrorKind::ModelFailed));
         m.batch_size.observe(8.0);
         all.rejected(ErrorKind::Overloaded);
-        let text = all.text(7, 1);
+        let text = written(&all, MetricsFormat::Text);
         for line in [
             r#"grey_ai_inferences_total{model="digits",version="1",tenant="t0",status="ok"} 1"#,
             r#"grey_ai_inferences_total{model="digits",version="1",tenant="_other",status="ok"} 1"#,
             r#"grey_ai_inferences_total{model="digits",version="1",tenant="_other",status="model_failed"} 1"#,
             r#"grey_ai_inference_duration_seconds_count{model="digits",version="1"} 101"#,
-            r#"grey_ai_batch_size_bucket{le="8.0",model="digits",version="1"} 1"#,
+            r#"grey_ai_batch_size_bucket{model="digits",version="1",le="8"} 1"#,
             r#"grey_ai_rejected_total{reason="overloaded"} 1"#,
             "grey_ai_inflight_bytes 7",
             "grey_ai_models_loaded 1",
@@ -272,6 +337,18 @@ mod tests {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         all.forget(&ModelId::new("digits").unwrap(), &Version::new("1").unwrap());
-        assert!(!all.text(0, 0).contains("model=\"digits\""), "nothing is left of a version that is gone");
+        let left = written(&all, MetricsFormat::Text);
+        assert!(!left.contains("model=\"digits\""), "nothing is left of a version that is gone");
+    }
+    #[test]
+    fn formats_differ_where_they_must() {
+        let all = Metrics::new();
+        all.rejected(ErrorKind::Overloaded);
+        let (open, text) = (written(&all, MetricsFormat::OpenMetrics), written(&all, MetricsFormat::Text));
+        // In OpenMetrics a counter's family has no suffix and the text has an end.
+        assert!(open.contains("# TYPE grey_ai_rejected counter\n") && open.ends_with("# EOF\n"), "{open}");
+        assert!(text.contains("# TYPE grey_ai_rejected_total counter\n") && !text.contains("# EOF"), "{text}");
+        let binary = all.encode(MetricsFormat::Protobuf, 7, 1).unwrap();
+        assert!(binary.windows(22).any(|w| w == b"grey_ai_rejected_total"), "{binary:?}");
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Tensor, Version};
 use grey_engine::{
-    Determinism, Host, HostExit, ModelHandle, RunError, RunOutputs,
+    Determinism, Host, HostExit, ModelHandle, RunError, RunOutputs, contain,
     supervise::{Decision, Life, RestartPolicy},
 };
 use grey_proof::ModelHash;
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{BatchingView, HostView, ProofsView},
+    api::{BatchingView, HostView, ProofsView, QueueView},
     batcher::{BatcherConfig, Buckets, Hold, Readiness, RunResult},
     clock,
     config::{BatchingConfig, HoldPolicy, ModelConfig, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN},
@@ -433,6 +433,30 @@ impl Model {
 
     pub(crate) fn host_views(&self) -> Vec<HostView> {
         self.hosts.lock().values().map(|l| l.view.clone()).collect()
+    }
+
+    /// What waits, at the time `now`.
+    pub(crate) fn queue_view(&self, now: Instant) -> QueueView {
+        let (rows, oldest, rows_max) = {
+            let queue = self.queue.lock();
+            (queue.rows(), queue.oldest(), queue.config().queue_rows_max)
+        };
+        let wait = oldest.map(|at| now.saturating_duration_since(at));
+        QueueView {
+            rows,
+            rows_max,
+            oldest_wait_ms: wait.map_or(0, |w| u64::try_from(w.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Containment layers that do not hold for a running host, with why.
+    pub(crate) fn uncontained(&self) -> Vec<(String, String)> {
+        let hosts = self.hosts.lock();
+        let layers = hosts.values().flat_map(|live| &live.host.hello().containment);
+        layers
+            .filter(|(_, report)| contain::is_missing(report))
+            .map(|(layer, why)| (layer.clone(), why.clone()))
+            .collect()
     }
 
     /// How requests are put together now.

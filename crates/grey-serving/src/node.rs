@@ -1,7 +1,8 @@
 //! The node: everything that a front asks for goes through here.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,25 +11,27 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::Stream;
 use grey_core::{
-    BatchAxis, Error, ErrorKind, InferRequest, InferResponse, ModelId, ModelRef, Result, Version, VersionChoice,
+    BatchAxis, Error, ErrorKind, InferRequest, InferResponse, Label, ModelId, ModelRef, Result, Tensor, Version,
+    VersionChoice,
 };
-use grey_registry::{AddSession, Catalog, DataFolder, Draft, FilePath, Manifest};
+use grey_registry::{Catalog, DataFolder, FilePath, Index, Manifest};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::{
-    BytesPermit, ModelConfig, ServingConfig,
-    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView},
+    BytesPermit, ServingConfig, Validation,
+    adding::{Adding, NewVersion, Outcome},
+    api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView, Tallies},
     budget::BytesBudget,
     clock::{self, unix_seconds},
     determinism::{SelfTested, decide},
     engines::Engines,
     identity::{self, Identity},
     isa::isa_class,
-    metrics::Metrics,
+    metrics::{Metrics, MetricsFormat},
     model::{Model, Parts, batcher_config, batching_view},
+    offline::{example_of, in_order, label_in, validate_version},
     opener::{MEASURE_RUNS, Opened, Opener, auto_threads, measure_row},
     permits::PermitPool,
     probing::{Probing, sizes_to_test, worth_testing},
@@ -47,23 +50,6 @@ const LOAD_RETRY_AFTER: Duration = Duration::from_secs(10);
 /// Names replays to the run permits.
 const REPLAY_PERMIT_KEY: u64 = 0;
 
-/// What is registered by [`Node::add`].
-#[derive(Clone, Debug)]
-pub struct AddRequest {
-    /// The model.
-    pub id: ModelId,
-    /// The version's name; the next integer if absent.
-    pub version: Option<Version>,
-    /// Name of the file in the version, e.g. `model.onnx`.
-    pub file_name: String,
-    /// Free metadata.
-    pub metadata: BTreeMap<String, String>,
-    /// Whether to load it, too.
-    pub load: bool,
-    /// Most bytes of the file.
-    pub bytes_max: u64,
-}
-
 /// A running node. Cheap to clone.
 #[derive(Clone)]
 pub struct Node(Arc<Inner>);
@@ -71,8 +57,8 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     /// What it was started with. How models are served is in `served`.
     config: ServingConfig,
-    /// How models are served from now on.
-    served: RwLock<Served>,
+    /// How models are served from now on: of this only what [`Node::reconfigure`] changes.
+    served: RwLock<Arc<ServingConfig>>,
     data: DataFolder,
     catalog: Catalog,
     opener: Arc<Opener>,
@@ -94,20 +80,14 @@ struct Inner {
     /// Loads that may be under way at once.
     loads: Semaphore,
     restored: OnceLock<()>,
+    began: Began,
 }
 
-/// How models are served: what [`Node::reconfigure`] changes.
-struct Served {
-    queue_rows_max: u32,
-    defaults: ModelConfig,
-    models: BTreeMap<ModelId, ModelConfig>,
-}
-
-impl Served {
-    fn of(config: &ServingConfig) -> Served {
-        let ServingConfig { queue_rows_max, defaults, models, .. } = config;
-        Served { queue_rows_max: *queue_rows_max, defaults: *defaults, models: models.clone() }
-    }
+/// When the node was started.
+#[derive(Clone, Copy)]
+pub(crate) struct Began {
+    pub(crate) at: std::time::Instant,
+    pub(crate) unix_seconds: u64,
 }
 
 /// What this node does about one version.
@@ -185,7 +165,7 @@ impl Node {
             opener: Arc::new(opener),
             catalog,
             data,
-            served: RwLock::new(Served::of(&config)),
+            served: RwLock::new(Arc::new(config.clone())),
             config,
             slots: RwLock::default(),
             next_permit_key: AtomicU64::new(REPLAY_PERMIT_KEY + 1),
@@ -193,6 +173,7 @@ impl Node {
             unanswered: Unanswered::default(),
             loads,
             restored: OnceLock::new(),
+            began: Began { at: clock::now(), unix_seconds: unix_seconds() },
         }));
         let restoring = node.clone();
         tokio::spawn(async move { restoring.restore().await });
@@ -308,69 +289,72 @@ impl Node {
         Box::pin(self.loaded(&manifest, false)).await
     }
 
-    /// Registers a model from a stream of its file's bytes and loads it unless told not to.
-    /// Dropping the future, or an error of the stream, leaves no trace before the version is
-    /// registered; from then on it is registered, and perhaps not loaded.
-    pub async fn add<S>(&self, request: AddRequest, body: S) -> Result<Added>
-    where
-        S: Stream<Item = Result<Bytes>> + Send + Unpin,
-    {
+    /// Begins to register a version, whose files [`Adding::file`] brings. Dropping it leaves no trace.
+    pub async fn begin_add(&self, what: NewVersion) -> Result<Adding> {
         self.not_draining()?;
-        let path = FilePath::new(request.file_name)?;
-        // Said before the bytes come, not after.
-        Engines::for_file(path.as_str())?;
-        let mut session = self.0.catalog.begin_add(request.id, request.version).await?;
-        session.file(path, body, request.bytes_max).await?;
-        self.register(session, request.metadata, request.load).await
+        Adding::begin(&self.0.catalog, what).await
     }
 
-    /// Registers a version from files in memory and loads it; as [`Node::add`].
-    pub async fn add_files(&self, id: ModelId, version: Version, files: Vec<(FilePath, Bytes)>) -> Result<Added> {
+    /// Opens the files that have come, registers them if that works, and loads the version if it was to be.
+    /// Dropping the future, or an error, leaves no trace before the version is registered; from then on it is
+    /// registered, and perhaps not loaded.
+    pub async fn finish_add(&self, adding: Adding) -> Result<Added> {
         self.not_draining()?;
-        let mut session = self.0.catalog.begin_add(id, Some(version)).await?;
-        for (path, data) in files {
-            let bytes_max = data.len() as u64;
-            session.file(path, futures_util::stream::iter([Ok(data)]), bytes_max).await?;
-        }
-        self.register(session, BTreeMap::new(), true).await
-    }
-
-    /// Opens the files that have come, and registers them if that works.
-    async fn register(&self, session: AddSession, metadata: BTreeMap<String, String>, load: bool) -> Result<Added> {
-        if let Some(there) = session.existing().await? {
-            drop(session);
-            if load {
-                self.load(&exact(&there.id, &there.version)).await?;
+        let load = adding.load();
+        let (manifest, existed) = match adding.finish(&self.0.catalog, &self.0.opener, &self.served()).await? {
+            Outcome::Existed(there) => {
+                if load {
+                    self.load(&exact(&there.id, &there.version)).await?;
+                }
+                (there, true)
             }
-            return Ok(Added { details: self.details(&there).await?, existed: true });
-        }
-        // The model is opened before it is visible: what does not open is never registered, and the
-        // version before it stays the latest.
-        let kind = Engines::for_file(Engines::main_file(session.files())?.path.as_str())?;
-        let artifact = self.0.opener.artifact(session.id(), session.upload(), session.files()).await?;
-        let proofs = self.served(session.id()).0.proofs;
-        let opened = self.0.opener.open(kind, artifact, 1, proofs).await.map_err(|e| match e.kind() {
-            // The file is the caller's: a corrupt one is the caller's error.
-            ErrorKind::LoadFailed if e.message().starts_with(crate::opener::BAD_MODEL) => {
-                Error::invalid(e.message().to_owned())
-            }
-            _ => e,
-        })?;
-        let draft = Draft { engine: kind.name().to_owned(), signature: opened.signature.clone(), metadata };
-        let manifest = match session.commit(draft).await {
-            Ok(m) => m,
-            Err(e) => {
-                opened.host.unload().await;
-                return Err(e);
+            Outcome::New(manifest, opened) => {
+                if load {
+                    self.load_with(&manifest, true, Some(*opened)).await?;
+                } else {
+                    opened.host.unload().await;
+                }
+                (manifest, false)
             }
         };
-        tracing::info!(model = %manifest.id, version = %manifest.version, hash = %manifest.model_hash, "registered");
-        if load {
-            self.load_with(&manifest, true, Some(opened)).await?;
-        } else {
-            opened.host.unload().await;
+        Ok(Added { details: self.details(&manifest).await?, existed })
+    }
+
+    /// Registers a version from files in memory and loads it.
+    pub async fn add_files(&self, id: ModelId, version: Version, files: Vec<(FilePath, Bytes)>) -> Result<Added> {
+        let (labels, metadata) = (BTreeSet::new(), BTreeMap::new());
+        let what = NewVersion { id, version: Some(version), labels, metadata, load: true };
+        let mut adding = self.begin_add(what).await?;
+        for (path, data) in files {
+            let bytes_max = data.len() as u64;
+            adding.file(path.as_str(), futures_util::stream::iter([Ok(data)]), bytes_max).await?;
         }
-        Ok(Added { details: self.details(&manifest).await?, existed: false })
+        self.finish_add(adding).await
+    }
+
+    /// Lets `label` mean a version from now on, or takes it away where `version` is `None`.
+    pub async fn label(&self, id: &ModelId, label: &Label, version: Option<&ModelRef>) -> Result<()> {
+        self.not_draining()?;
+        label_in(&self.0.catalog, id, label, version).await
+    }
+
+    /// Opens a registered version in a host of its own and says whether and how it would be served.
+    /// `example` takes the place of the version's own.
+    pub async fn validate(&self, model: &ModelRef, example: Option<Vec<Tensor>>) -> Result<Validation> {
+        self.not_draining()?;
+        let inner = &self.0;
+        // Never closed, so never an error.
+        let _turn = inner.loads.acquire().await;
+        let key = inner.next_permit_key.fetch_add(1, Ordering::Relaxed);
+        let permits = (&inner.permits, key);
+        let found = validate_version(&inner.catalog, &inner.opener, &self.served(), permits, model, example).await;
+        inner.permits.forget(key);
+        found
+    }
+
+    /// Writes into the data folder's lock where this node is reached.
+    pub fn announce(&self, url: &str) -> Result<()> {
+        self.0.data.announce(url)
     }
 
     /// Loads a version and waits until it is ready.
@@ -435,13 +419,7 @@ impl Node {
 
     /// All registered versions that are not removed, by model id, versions in order.
     pub async fn list(&self) -> Result<Vec<ModelStatus>> {
-        let mut all = Vec::new();
-        for (_, index) in self.0.catalog.list().await {
-            let mut manifests: Vec<_> = index.manifests.values().collect();
-            manifests.sort_by_key(|m| (m.version.number().is_none(), m.version.number(), m.version.clone()));
-            all.extend(manifests.into_iter().map(|m| self.status(m, index.latest())));
-        }
-        Ok(all)
+        Ok(in_order(&self.0.catalog.list().await, |index, m| self.status(m, index)))
     }
 
     /// Models whose registry entries could not be read when the node started, and why: they are
@@ -472,7 +450,7 @@ impl Node {
         match self.slot(&m.id, &m.version).and_then(|s| s.model()) {
             Some(model) => model.ready(),
             None => {
-                let status = self.status(&m, None);
+                let status = self.status(&m, &*self.0.catalog.index(&m.id).await?);
                 let reason = if status.reason.is_empty() { String::new() } else { format!(": {}", status.reason) };
                 Err(unavailable(format!("model '{}' version '{}' is {}{reason}", m.id, m.version, status.state.name())))
             }
@@ -481,12 +459,15 @@ impl Node {
 
     /// Counters: of one version, of all versions of a model that have any (`Latest`), or of all.
     pub async fn statistics(&self, model: Option<&ModelRef>) -> Result<Vec<ModelStatistics>> {
-        if let Some(m) = model {
-            self.0.catalog.resolve(m).await?;
-        }
-        let chosen = |s: &Slot| match model {
-            None => true,
-            Some(m) => m.id == s.id && !matches!(&m.version, VersionChoice::Exact(v) if *v != s.version),
+        let meant = match model {
+            None => None,
+            Some(m) => Some(self.0.catalog.resolve(m).await?),
+        };
+        let chosen = |s: &Slot| match (model, &meant) {
+            (Some(m), Some(meant)) => {
+                m.id == s.id && (m.version == VersionChoice::Latest || meant.version == s.version)
+            }
+            _ => true,
         };
         let slots: Vec<Arc<Slot>> = self.0.slots.read().values().flat_map(|v| v.values().cloned()).collect();
         let mut all: Vec<_> =
@@ -521,10 +502,17 @@ impl Node {
         self.0.draining.store(true, Ordering::SeqCst);
     }
 
-    /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts.
+    /// Lets accepted requests finish for at most `longest`, fails the rest, ends all hosts, and leaves the data folder
+    /// to others.
     pub async fn drain(&self, longest: Duration) {
         self.start_draining();
-        let in_time = tokio::time::timeout(longest, self.0.unanswered.none()).await.is_ok();
+        // A time that never comes is no limit.
+        let mut too_long = pin!(tokio::time::sleep(longest));
+        let in_time = tokio::select! {
+            biased;
+            () = self.0.unanswered.none() => true,
+            () = too_long.as_mut() => false,
+        };
         // Also those that finished loading meanwhile.
         let models: Vec<Arc<Model>> = {
             let slots = self.0.slots.read();
@@ -536,21 +524,28 @@ impl Node {
             self.0.replayer.kill();
         }
         let why = unavailable("the node is shutting down".into());
-        let closing = models.iter().map(|m| async {
-            if !in_time {
-                // What still runs has had its time.
-                m.kill();
+        let kill = || models.iter().for_each(|m| m.kill());
+        if !in_time {
+            // What still runs has had its time.
+            kill();
+        }
+        let mut closing = pin!(futures_util::future::join_all(models.iter().map(|m| m.close(&why))));
+        tokio::select! {
+            _ = closing.as_mut() => {}
+            () = too_long, if in_time => {
+                // Of runs that nobody waits for any more, too.
+                kill();
+                closing.await;
             }
-            m.close(&why).await;
-        });
-        futures_util::future::join_all(closing).await;
+        }
         self.0.replayer.close().await;
+        self.0.data.release();
     }
 
-    /// The metrics in OpenMetrics text form.
-    pub fn metrics_text(&self) -> String {
+    /// All metrics of this node, as `format` writes them.
+    pub fn metrics(&self, format: MetricsFormat) -> Result<Vec<u8>> {
         let loaded = self.0.slots.read().values().flat_map(|v| v.values()).filter(|s| s.model().is_some()).count();
-        self.0.metrics.text(self.0.budget.used(), loaded)
+        self.0.metrics.encode(format, self.0.budget.used(), loaded)
     }
 
     /// Takes `bytes` of the node's budget for bodies, tensors and results in flight; `Overloaded`
@@ -561,11 +556,11 @@ impl Node {
 
     /// Serves models from now on as `config` says: what is loaded gets its batching, run timeout and rows in
     /// the queue at once, and everything at its next load. All else in `config` needs another start.
-    pub fn reconfigure(&self, config: &ServingConfig) {
+    pub fn reconfigure(&self, config: ServingConfig) {
         let loaded: Vec<Arc<Model>> = {
             // Under the lock, so that a load that looks meanwhile is either seen here or sees this.
             let mut served = self.0.served.write();
-            *served = Served::of(config);
+            *served = Arc::new(config);
             let slots = self.0.slots.read();
             slots.values().flat_map(|v| v.values()).filter_map(|s| s.living()).collect()
         };
@@ -574,35 +569,74 @@ impl Node {
         }
     }
 
-    /// How models with this name are served, and how many rows may wait.
-    fn served(&self, id: &ModelId) -> (ModelConfig, u32) {
-        let served = self.0.served.read();
-        (*served.models.get(id).unwrap_or(&served.defaults), served.queue_rows_max)
+    /// How models are served now.
+    fn served(&self) -> Arc<ServingConfig> {
+        self.0.served.read().clone()
     }
 
     /// Has a loaded model served as its name is served now.
     fn settle(&self, model: &Arc<Model>) {
-        let (config, queue_rows_max) = self.served(&model.id);
-        if !model.configure(&config, queue_rows_max) {
+        let served = self.served();
+        if !model.configure(served.model(&model.id), served.queue_rows_max) {
             return;
         }
         // What was tested counts for the batch sizes that were tested.
         let (node, model) = (self.clone(), model.clone());
         tokio::spawn(async move {
-            let record = node.0.profiles.read(model.profile());
-            match (record, model.host()) {
-                (Ok(Some(record)), Some((host, handle))) => {
-                    let engine = model.operators().clone();
-                    let (permits, profiles) = (&node.0.permits, &node.0.profiles);
-                    Probing { model: &model, host, handle, engine, permits, profiles }.run(false, record).await;
-                }
+            if let Err(e) = node.test_again(&model).await {
                 // Until the next load its proofs rely on no test.
-                (Ok(_), _) => {
-                    tracing::info!(model = %model.id, version = %model.version, "not tested again: no host lives")
-                }
-                (Err(e), _) => tracing::error!(model = %model.id, version = %model.version, "not tested again: {e}"),
+                tracing::error!(model = %model.id, version = %model.version, "not tested again: {e}");
             }
         });
+    }
+
+    /// Finds out anew in which places of a run a row keeps its bytes.
+    async fn test_again(&self, model: &Arc<Model>) -> Result<()> {
+        let manifest = self.0.catalog.resolve(&exact(&model.id, &model.version)).await?;
+        let example = self.example(&manifest).await.map(|(_, inputs)| inputs);
+        let no_record = || Error::internal("its profile record is gone");
+        let record = self.0.profiles.read(model.profile())?.ok_or_else(no_record)?;
+        let (host, handle) = model.host().ok_or_else(|| unavailable("no host of it lives".into()))?;
+        let (engine, permits, profiles) = (model.operators().clone(), &self.0.permits, &self.0.profiles);
+        Probing { model, host, handle, engine, permits, profiles, example }.run(false, record).await;
+        Ok(())
+    }
+
+    /// Bytes in flight, and most of them.
+    pub(crate) fn bytes_in_flight(&self) -> (u64, u64) {
+        (self.0.budget.used(), self.0.budget.max())
+    }
+
+    /// When the node was started.
+    pub(crate) fn began(&self) -> Began {
+        self.0.began
+    }
+
+    pub(crate) fn cores(&self) -> u32 {
+        self.0.config.machine.cores
+    }
+
+    /// Memory that this node may use, if it can be told.
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
+        self.0.config.machine.memory_bytes
+    }
+
+    /// A version that is loaded.
+    pub(crate) fn loaded_model(&self, id: &ModelId, version: &Version) -> Option<Arc<Model>> {
+        self.slot(id, version)?.model()
+    }
+
+    /// What was counted of a version, if it was ever loaded.
+    pub(crate) fn counted(&self, id: &ModelId, version: &Version) -> Option<ModelStatistics> {
+        Some(self.slot(id, version)?.stats.lock().view(id, version))
+    }
+
+    pub(crate) fn tallies(&self, id: &ModelId, version: &Version) -> Tallies {
+        self.0.metrics.tallies(id, version)
+    }
+
+    pub(crate) async fn show_version(&self, id: &ModelId, version: &Version) -> Result<ModelDetails> {
+        self.show(&exact(id, version)).await
     }
 
     fn slot(&self, id: &ModelId, version: &Version) -> Option<Arc<Slot>> {
@@ -699,7 +733,8 @@ impl Node {
         // Each holds a model's bytes and a starting runtime. Never closed, so never an error.
         let _turn = self.0.loads.acquire().await;
         let began = clock::now();
-        let (config, queue_rows_max) = self.served(&manifest.id);
+        let served = self.served();
+        let (config, queue_rows_max) = (*served.model(&manifest.id), served.queue_rows_max);
         let opener = &self.0.opener;
         let mut opened = match opened {
             Some(o) => o,
@@ -708,14 +743,17 @@ impl Node {
                 opener.open_again(&manifest.id, &manifest.version, threads, config.proofs).await?
             }
         };
+        let example = self.example(manifest).await;
         let key = ProfileKey {
             model_hash: manifest.model_hash.to_string(),
             library_sha256: opened.library_sha256.clone(),
             threads: config.threads.map_or_else(|| "auto".to_owned(), |n| n.to_string()),
             device: self.0.device.clone(),
             proofs: if config.proofs { ProofsOption::On } else { ProofsOption::Off },
+            example: example.as_ref().map(|(hash, _)| hash.clone()),
         };
         let profile = key.clone();
+        let example = example.map(|(_, inputs)| inputs);
         let record = match self.0.profiles.read(&key)? {
             Some(r) => r,
             None => {
@@ -781,13 +819,28 @@ impl Node {
             let (node, model) = (self.clone(), model.clone());
             tokio::spawn(async move {
                 let (permits, profiles) = (&node.0.permits, &node.0.profiles);
-                Probing { model: &model, host, handle, engine, permits, profiles }.run(probing, record).await;
+                let probing_it = Probing { model: &model, host, handle, engine, permits, profiles, example };
+                probing_it.run(probing, record).await;
             });
         }
         Ok(model)
     }
 
-    fn status(&self, m: &Manifest, latest: Option<&Version>) -> ModelStatus {
+    /// The version's example and its hash. One that cannot be read is told in the log: without it the version is
+    /// served as any other, one request at a time at worst.
+    async fn example(&self, m: &Manifest) -> Option<(String, Vec<Tensor>)> {
+        let index = self.0.catalog.index(&m.id).await.ok()?;
+        let hash = index.entry.examples.get(&m.version)?.sha256.to_string();
+        match example_of(&self.0.catalog, m).await {
+            Ok(inputs) => inputs.map(|inputs| (hash, inputs)),
+            Err(e) => {
+                tracing::error!(model = %m.id, version = %m.version, "served as if it had no example: {e}");
+                None
+            }
+        }
+    }
+
+    fn status(&self, m: &Manifest, index: &Index) -> ModelStatus {
         let slot = self.slot(&m.id, &m.version);
         let (state, reason) = match slot.as_ref().map(|s| s.state.lock()) {
             Some(state) => match &*state {
@@ -801,7 +854,7 @@ impl Node {
             },
             None => self.idle_state(m),
         };
-        ModelStatus { id: m.id.clone(), version: m.version.clone(), latest: latest == Some(&m.version), state, reason }
+        ModelStatus::of(index, m, state, reason)
     }
 
     fn idle_state(&self, m: &Manifest) -> (ModelState, String) {
@@ -815,25 +868,16 @@ impl Node {
         let index = self.0.catalog.index(&m.id).await?;
         let model = self.slot(&m.id, &m.version).and_then(|s| s.model());
         let not_loaded = RowsVerdict { independent: false, reason: "not loaded".into() };
+        let served = self.served();
+        let config = served.model(&m.id);
+        let (batching, proofs) = match &model {
+            Some(model) => (model.batching_view(), model.proofs_view()),
+            None => (batching_view(&config.batching, &not_loaded), ProofsView::not_loaded(config.proofs)),
+        };
         Ok(ModelDetails {
-            status: self.status(m, index.latest()),
-            engine: m.engine.clone(),
-            model_hash: m.model_hash.sha256.to_string(),
-            model_hash_scheme: m.model_hash.scheme.name().to_owned(),
-            files: m.files.iter().map(|f| (f.path.to_string(), f.size)).collect(),
-            signature: m.signature.clone(),
-            metadata: m.metadata.clone(),
-            created: m.created,
-            batching: match &model {
-                Some(model) => model.batching_view(),
-                None => batching_view(&self.served(&m.id).0.batching, &not_loaded),
-            },
-            proofs: match &model {
-                Some(model) => model.proofs_view(),
-                None => ProofsView::not_loaded(self.served(&m.id).0.proofs),
-            },
             threads: model.as_ref().map(|m| m.threads),
             hosts: model.map(|m| m.host_views()).unwrap_or_default(),
+            ..ModelDetails::of(&index, m, self.status(m, &index), batching, proofs)
         })
     }
 }

@@ -12,15 +12,15 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, TensorSpec, Version, VersionChoice};
+use grey_core::{Error, ErrorKind, ModelId, ModelRef, Result, Signature, Tensor, TensorSpec, Version, VersionChoice};
 use grey_engine::{
     Artifact, BatchInput, Determinism, EngineInfo, EngineKind, Host, HostError, LoadOptions, ModelHandle, SealedFile,
 };
-use grey_registry::{Catalog, ModelFile, UploadName, holding_failed};
+use grey_registry::{Catalog, FilePath, ModelFile, UploadName, holding_failed};
 
 use crate::{
     config::{THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME},
-    engines::Engines,
+    engines::{Engines, main_file},
     madeup,
 };
 
@@ -30,6 +30,9 @@ pub(crate) const MEASURE_RUNS: u32 = 3;
 const MEASURE_ENOUGH: Duration = Duration::from_secs(1);
 /// A host whose run of one row takes longer than this is ended, as no answer would wait for it.
 const MEASURE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A host that runs the example for longer than this is ended.
+pub(crate) const EXAMPLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A host with a model in it.
 pub(crate) struct Opened {
@@ -135,15 +138,29 @@ impl Opener {
         }
         // Copies that nobody else knows, hashed as they are made: the runtime maps such files by name, so
         // bytes that change in the registry afterwards would change the answers.
-        let main = Engines::main_file(files)?;
+        let main = main_file(files.iter().map(|f| f.path.as_str()))?.to_owned();
         let copies = Copies(self.open_path.join(self.opened.fetch_add(1, Ordering::Relaxed).to_string()));
         for file in files {
-            let path = copies.0.join(file.path.as_str());
-            let made = path.parent().map_or(Ok(()), |p| DirBuilder::new().recursive(true).mode(0o700).create(p));
-            let mut out = made.and_then(|()| File::create_new(&path)).map_err(|e| sealing(&e))?;
+            let mut out = copies.file(&file.path)?;
             self.catalog.fetch(id, upload, file, &mut out).await?;
         }
-        Ok(Artifact::Folder { path: copies.keep(), main: main.path.as_str().to_owned() })
+        Ok(Artifact::Folder { path: copies.keep(), main })
+    }
+
+    /// Files that are not registered, in the same form: copies of theirs. `main` is what the engine opens.
+    pub(crate) fn artifact_of(&self, files: Vec<(FilePath, File)>, main: &str) -> Result<Artifact> {
+        let mut files = files;
+        if let [(name, file)] = &mut files[..] {
+            let mut sealed = SealedFile::writer(name.as_str()).map_err(|e| sealing(&e))?;
+            std::io::copy(file, &mut sealed).map_err(|e| sealing(&e))?;
+            return Ok(Artifact::File(sealed.seal().map_err(|e| sealing(&e))?));
+        }
+        let copies = Copies(self.open_path.join(self.opened.fetch_add(1, Ordering::Relaxed).to_string()));
+        for (name, mut file) in files {
+            let mut out = copies.file(&name)?;
+            std::io::copy(&mut file, &mut out).map_err(|e| sealing(&e))?;
+        }
+        Ok(Artifact::Folder { path: copies.keep(), main: main.to_owned() })
     }
 }
 
@@ -151,6 +168,13 @@ impl Opener {
 struct Copies(PathBuf);
 
 impl Copies {
+    /// A new file in it.
+    fn file(&self, name: &FilePath) -> Result<File> {
+        let path = self.0.join(name.as_str());
+        let made = path.parent().map_or(Ok(()), |p| DirBuilder::new().recursive(true).mode(0o700).create(p));
+        made.and_then(|()| File::create_new(&path)).map_err(|e| sealing(&e))
+    }
+
     /// For whoever opens the files, and removes the folder then.
     fn keep(mut self) -> PathBuf {
         std::mem::take(&mut self.0)
@@ -180,6 +204,17 @@ fn load_error(e: &HostError) -> Error {
         HostError::BadModel(m) => Error::new(ErrorKind::LoadFailed, format!("{BAD_MODEL}: {m}")),
         other => Error::new(ErrorKind::LoadFailed, format!("the model could not be loaded: {other}")),
     }
+}
+
+/// Inputs as a host takes them, each in its place of the signature.
+pub(crate) fn inputs_of(tensors: &[Tensor]) -> Vec<BatchInput> {
+    let input = |(index, t): (usize, &Tensor)| BatchInput {
+        index,
+        dtype: t.dtype(),
+        shape: t.shape().to_vec(),
+        parts: vec![t.data().clone()],
+    };
+    tensors.iter().enumerate().map(input).collect()
 }
 
 /// Runs one row of zeros so often and returns the fastest run; `None` if the model takes no such row.

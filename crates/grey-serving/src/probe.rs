@@ -9,7 +9,7 @@
 use grey_core::{DType, Payload, Signature, Tensor};
 
 use crate::{
-    madeup::{self, Filling, floats32, floats64},
+    madeup::{Filling, Source, floats32, floats64},
     random::SplitMix64,
 };
 
@@ -49,9 +49,10 @@ enum Stage {
 /// See the module.
 #[derive(Debug)]
 pub struct Probe {
-    signature: Signature,
+    source: Source,
     random: SplitMix64,
-    size: usize,
+    /// Which kind of inputs is tried.
+    kind: usize,
     stage: Stage,
     base: Vec<Tensor>,
     outputs: Vec<Tensor>,
@@ -64,11 +65,17 @@ pub struct Probe {
 impl Probe {
     /// A probe of a model; `seed` chooses the values.
     pub fn new(signature: Signature, seed: u64) -> Self {
+        Self::with_example(signature, None, seed)
+    }
+
+    /// A probe that turns to the inputs of an example where made-up ones show nothing. They fit the signature
+    /// and stand in its order.
+    pub fn with_example(signature: Signature, example: Option<Vec<Tensor>>, seed: u64) -> Self {
         let verdict = signature.batch_candidate().err().map(Verdict::Dependent);
         Probe {
-            signature,
+            source: Source::new(signature, example),
             random: SplitMix64::new(seed),
-            size: 0,
+            kind: 0,
             stage: Stage::First,
             base: Vec::new(),
             outputs: Vec::new(),
@@ -84,12 +91,15 @@ impl Probe {
             return Step::Verdict(v.clone());
         }
         let inputs = match self.stage {
-            Stage::First => match madeup::tensors(&self.signature, ROWS, self.size, &mut self.random) {
-                Some(base) => {
+            Stage::First => loop {
+                if let Some(base) = self.source.tensors(ROWS, self.kind, &mut self.random) {
                     self.base = base;
-                    Some(self.base.clone())
+                    break Some(self.base.clone());
                 }
-                None => None,
+                match self.source.example_after(self.kind) {
+                    Some(example) => self.kind = example,
+                    None => break None,
+                }
             },
             Stage::Again => Some(self.base.clone()),
             Stage::Others { filling, row } => self.vary(FILLINGS[filling % FILLINGS.len()], row),
@@ -108,11 +118,9 @@ impl Probe {
     pub fn feed(&mut self, result: Result<Vec<Tensor>, String>) {
         match (self.stage, result) {
             (Stage::First, Err(why)) => {
-                self.size += 1;
-                if self.size >= madeup::sizes_to_try(&self.signature) {
-                    self.end(Verdict::Dependent(format!(
-                        "not proven: the model does not run on made-up input ({why})"
-                    )));
+                self.kind += 1;
+                if self.kind >= self.source.kinds() {
+                    self.does_not_run(&why);
                 }
             }
             (Stage::First, Ok(outputs)) => {
@@ -125,6 +133,10 @@ impl Probe {
                     (1..ROWS).all(|r| row(t, r) == first)
                 });
                 if all_equal {
+                    if let Some(example) = self.source.example_after(self.kind) {
+                        self.kind = example;
+                        return;
+                    }
                     let why = "not proven: the outputs of all probed rows are equal; declare batch_axis to batch it";
                     return self.end(Verdict::Dependent(why.into()));
                 }
@@ -174,15 +186,18 @@ impl Probe {
                 }
                 self.end(Verdict::Independent);
             }
-            (Stage::Again | Stage::Alone, Err(why)) => {
-                self.end(Verdict::Dependent(format!("not proven: the model does not run on made-up input ({why})")));
-            }
+            (Stage::Again | Stage::Alone, Err(why)) => self.does_not_run(&why),
         }
     }
 
     /// Whether the same batch gave the same bytes again; `None` if it did not come to that.
     pub fn repeated(&self) -> Option<bool> {
         self.repeated
+    }
+
+    fn does_not_run(&mut self, why: &str) {
+        let tried = self.source.tried();
+        self.end(Verdict::Dependent(format!("not proven: the model does not run on {tried} ({why})")));
     }
 
     fn end(&mut self, v: Verdict) {
@@ -192,6 +207,7 @@ impl Probe {
     /// The base with every row but `kept` filled anew.
     fn vary(&mut self, filling: Filling, kept: u64) -> Option<Vec<Tensor>> {
         let base = std::mem::take(&mut self.base);
+        let of_example = self.source.is_example(self.kind);
         let varied = base
             .iter()
             .map(|t| {
@@ -200,7 +216,7 @@ impl Probe {
                     if r == kept {
                         t.slice_rows(r, r + 1)?.data().chunks().iter().for_each(|c| data.push(c.clone()));
                     } else {
-                        data.push(filling.row(&mut self.random, &t.slice_rows(r, r + 1)?));
+                        data.push(filling.row(&mut self.random, &t.slice_rows(r, r + 1)?, of_example));
                     }
                 }
                 Tensor::new(t.name(), t.dtype(), t.shape().to_vec(), data).ok()

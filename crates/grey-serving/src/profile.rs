@@ -33,6 +33,10 @@ pub(crate) struct ProfileKey {
     /// The option `proofs` of the load. Format 1 knew no such option and loaded as `on` does.
     #[serde(default)]
     pub(crate) proofs: ProofsOption,
+    /// SHA-256 of the version's example request, on which what the record says may rest. A record without one is
+    /// named as if there were no such member, and one with it is never read by a Grey that does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) example: Option<String>,
 }
 
 /// The option `proofs` of a load, which sets the engine's switches.
@@ -50,13 +54,15 @@ impl ProfileKey {
             ProofsOption::On => "on",
             ProofsOption::Off => "off",
         };
-        name_of(&[&self.model_hash, &self.library_sha256, &self.threads, &self.device, proofs])
+        let parts = [self.model_hash.as_str(), &self.library_sha256, &self.threads, &self.device, proofs];
+        let parts: Vec<&str> = parts.into_iter().chain(self.example.as_deref()).collect();
+        name_of(&parts)
     }
 
     /// The name of the record of format 1 with the same meaning.
     fn file_name_1(&self) -> Option<String> {
         let name = || name_of(&[&self.model_hash, &self.library_sha256, &self.threads, &self.device]);
-        (self.proofs == ProofsOption::On).then(name)
+        (self.proofs == ProofsOption::On && self.example.is_none()).then(name)
     }
 }
 
@@ -214,6 +220,7 @@ mod tests {
             threads: threads.into(),
             device: "amd/x86-64-v4".into(),
             proofs: ProofsOption::On,
+            example: None,
         }
     }
 
@@ -229,6 +236,7 @@ mod tests {
         assert_eq!(p.read(&key("auto")).unwrap(), Some(r));
         assert_eq!(p.read(&key("2")).unwrap(), None);
         assert_eq!(p.read(&ProfileKey { proofs: ProofsOption::Off, ..key("auto") }).unwrap(), None);
+        assert_eq!(p.read(&ProfileKey { example: Some("cc".into()), ..key("auto") }).unwrap(), None);
     }
 
     #[test]

@@ -270,6 +270,11 @@ impl Queue {
         self.batcher.queued_rows()
     }
 
+    /// When the request was accepted that has waited longest.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.batcher.oldest()
+    }
+
     fn end(&mut self, ticket: u64, answer: Result<Answer>) {
         if let Some(p) = self.forget(ticket) {
             // The receiver is gone when the caller went away in this moment; then nobody waits.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     batcher::BatcherConfig,
-    madeup::{self, Filling},
+    madeup::{Filling, Source},
     random::SplitMix64,
 };
 
@@ -121,10 +121,11 @@ enum Stage {
 /// See the module.
 #[derive(Debug)]
 pub struct SelfTest {
-    signature: Signature,
+    source: Source,
     random: SplitMix64,
     sizes: Vec<u32>,
-    free_size: usize,
+    /// Which kind of inputs is tried.
+    kind: usize,
     stage: Stage,
     /// Inputs of the whole run, or the followed rows: one tensor each per input.
     base: Vec<Vec<Tensor>>,
@@ -161,10 +162,10 @@ impl SelfTest {
 
     fn new(signature: Signature, sizes: Vec<u32>, stage: Stage, seed: u64) -> Self {
         SelfTest {
-            signature,
+            source: Source::new(signature, None),
             random: SplitMix64::new(seed),
             sizes,
-            free_size: 0,
+            kind: 0,
             stage,
             base: Vec::new(),
             alone: Vec::new(),
@@ -174,6 +175,13 @@ impl SelfTest {
             differs: None,
             end: None,
         }
+    }
+
+    /// The same test, which turns to the inputs of an example where made-up ones show nothing. They fit the
+    /// signature and stand in its order.
+    pub fn with_example(mut self, example: Option<Vec<Tensor>>) -> Self {
+        self.source = Source::new(self.source.signature, example);
+        self
     }
 
     /// What to do next.
@@ -193,15 +201,13 @@ impl SelfTest {
     pub fn feed(&mut self, result: Result<Vec<Tensor>, String>) {
         match (self.stage, result) {
             (Stage::Whole | Stage::Alone(0), Err(why)) => {
-                self.free_size += 1;
+                self.kind += 1;
                 self.base.clear();
-                if self.free_size >= madeup::sizes_to_try(&self.signature) {
-                    self.end(Found::Nothing, format!("the model does not run on made-up input ({why})"));
+                if self.kind >= self.source.kinds() {
+                    self.does_not_run(&why);
                 }
             }
-            (Stage::Alone(_), Err(why)) => {
-                self.end(Found::Nothing, format!("the model does not run on made-up input ({why})"));
-            }
+            (Stage::Alone(_), Err(why)) => self.does_not_run(&why),
             (Stage::Whole, Ok(outputs)) => {
                 self.alone = vec![outputs];
                 self.stage = Stage::WholeAgain;
@@ -244,14 +250,14 @@ impl SelfTest {
     fn inputs(&mut self) -> Option<Vec<Tensor>> {
         match self.stage {
             Stage::Whole => {
-                let whole = madeup::tensors(&self.signature, ROWS.into(), self.free_size, &mut self.random)?;
+                let whole = self.source.tensors(ROWS.into(), self.kind, &mut self.random)?;
                 self.base = vec![whole.clone()];
                 Some(whole)
             }
             Stage::WholeAgain => self.base.first().cloned(),
             Stage::Alone(n) => {
                 if self.base.is_empty() {
-                    let all = madeup::tensors(&self.signature, ROWS.into(), self.free_size, &mut self.random)?;
+                    let all = self.source.tensors(ROWS.into(), self.kind, &mut self.random)?;
                     let row = |r: u32| all.iter().map(|t| t.slice_rows(r.into(), u64::from(r) + 1)).collect();
                     self.base = (0..ROWS).map(row).collect::<Option<_>>()?;
                 }
@@ -259,7 +265,7 @@ impl SelfTest {
             }
             Stage::Together(size) | Stage::TogetherAgain(size) => {
                 let rows = self.size(size);
-                let inputs = 0..self.signature.inputs.len();
+                let inputs = 0..self.source.signature.inputs.len();
                 let turn =
                     |base: &[&Tensor], place: u32| base.get(place as usize % base.len()).map(|t| t.data().clone());
                 inputs.map(|index| self.input(index, rows, turn)).collect()
@@ -293,14 +299,15 @@ impl SelfTest {
 
     fn beside(&mut self, rows: u32, stay: &[u32], others: Others) -> Option<Vec<Tensor>> {
         let first = *stay.first()?;
+        let of_example = self.source.is_example(self.kind);
         // Made before the batch, as they take random numbers.
         let mut fill: Vec<Vec<Bytes>> = Vec::new();
-        for index in 0..self.signature.inputs.len() {
+        for index in 0..self.source.signature.inputs.len() {
             let like: Vec<&Tensor> = self.base.iter().filter_map(|b| b.get(index)).collect();
             fill.push(match others {
                 Others::Copies => like.get(first as usize % like.len())?.data().chunks().to_vec(),
                 Others::Filled(f) => (0..BESIDE)
-                    .map(|n| Some(f.row(&mut self.random, like.get(n % like.len())?)))
+                    .map(|n| Some(f.row(&mut self.random, like.get(n % like.len())?, of_example)))
                     .collect::<Option<_>>()?,
             });
         }
@@ -327,6 +334,10 @@ impl SelfTest {
                 self.next_size(size);
             }
             Stage::Whole | Stage::WholeAgain | Stage::Alone(_) => {
+                if let Some(example) = self.source.example_after(self.kind).filter(|_| self.base.is_empty()) {
+                    self.kind = example;
+                    return;
+                }
                 self.end(Found::Nothing, "no input of a reasonable size could be made up".into());
             }
         }
@@ -338,7 +349,7 @@ impl SelfTest {
                 self.end(Found::Slot, "the same run gave the same bytes".into());
             }
             Ok(_) => self.end(Found::Changes, "the same run gave other bytes".into()),
-            Err(why) => self.end(Found::Nothing, format!("the model does not run on made-up input ({why})")),
+            Err(why) => self.does_not_run(&why),
         }
     }
 
@@ -352,6 +363,13 @@ impl SelfTest {
             return;
         }
         if self.alone.iter().skip(1).all(|o| Some(o) == self.alone.first()) {
+            if let Some(example) = self.source.example_after(self.kind) {
+                self.kind = example;
+                self.base.clear();
+                self.alone.clear();
+                self.stage = Stage::Alone(0);
+                return;
+            }
             return self.end(Found::Nothing, "the outputs of all rows are equal".into());
         }
         self.begin_size(0);
@@ -450,8 +468,9 @@ impl SelfTest {
 
     /// What is wrong with outputs that should have `rows` rows.
     fn odd_output(&self, outputs: &[Tensor], rows: u32) -> Option<String> {
-        if outputs.len() != self.signature.outputs.len() {
-            return Some(format!("{} outputs, the signature has {}", outputs.len(), self.signature.outputs.len()));
+        let expected = self.source.signature.outputs.len();
+        if outputs.len() != expected {
+            return Some(format!("{} outputs, the signature has {expected}", outputs.len()));
         }
         let odd = outputs.iter().find(|t| t.rows() != Some(rows.into()))?;
         Some(format!("output '{}' has shape {:?} for {rows} rows", odd.name(), odd.shape()))
@@ -461,6 +480,11 @@ impl SelfTest {
         if self.differs.is_none() {
             self.differs = Some(why());
         }
+    }
+
+    fn does_not_run(&mut self, why: &str) {
+        let tried = self.source.tried();
+        self.end(Found::Nothing, format!("the model does not run on {tried} ({why})"));
     }
 
     fn end(&mut self, found: Found, reason: String) {

@@ -8,7 +8,10 @@ use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
 use crate::{
     config::ConfigVerb,
-    encoding::{Base64, SaltSource, SoftwareKey, hex32, measurement, model_hash, nonce},
+    doctor::DoctorArgs,
+    encoding::{Base64, SaltSource, Seconds, SoftwareKey, hex32, measurement, model_hash, nonce},
+    engine::EngineCommand,
+    model::ModelCommand,
     settings::SettingArgs,
 };
 
@@ -24,9 +27,9 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
     after_help = "Example:\n  grey serve &\n  grey model add digits ./digits.onnx\n  grey infer digits --input x.json"
 )]
 pub(crate) struct Cli {
-    /// Address of the node that verbs talk to
-    #[arg(long, global = true, env = "GREY_URL", default_value = DEFAULT_URL)]
-    pub(crate) url: String,
+    /// Address of the node that verbs talk to [default: http://127.0.0.1:8000]
+    #[arg(long, global = true, env = "GREY_URL")]
+    pub(crate) url: Option<String>,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -39,10 +42,7 @@ pub(crate) enum Command {
     /// Start a node
     Serve(Box<ServeArgs>),
     /// Register, list, load and remove models
-    Model {
-        #[command(subcommand)]
-        verb: ModelVerb,
-    },
+    Model(ModelCommand),
     /// Send one request (an Open Inference Protocol body) and print the answer
     Infer(InferArgs),
     /// Verify, explain and replay proofs of inference
@@ -50,11 +50,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: ProofVerb,
     },
+    /// Watch a node: models, queues, latencies, hosts, memory
+    Top(TopArgs),
     /// The runtimes that this node can use
-    Engine {
-        #[command(subcommand)]
-        verb: EngineVerb,
-    },
+    Engine(EngineCommand),
+    /// What works on this machine, and what to do about what does not
+    Doctor(DoctorArgs),
     /// Check, show and describe a node's configuration
     Config {
         #[command(subcommand)]
@@ -67,56 +68,24 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 #[command(
+    after_help = "On a terminal q quits; elsewhere each look is printed, with --json as a line of JSON.\n\nExamples:\n  grey top\n  grey top --once\n  grey top --json --interval 10 >> looks.jsonl"
+)]
+pub(crate) struct TopArgs {
+    /// Take two looks, print what happened in between, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// Time between two looks, 0.1 to 3600
+    #[arg(long, value_name = "SECONDS", default_value = "1")]
+    pub(crate) interval: Seconds,
+}
+
+#[derive(Debug, Args)]
+#[command(
     after_help = "Settings are flags, variables (--help tells them) and a file: docs/configuration.md.\n\nExamples:\n  grey serve --http 127.0.0.1:0 --data ./data --json\n  grey serve --config grey.yaml"
 )]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) settings: SettingArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelVerb {
-    /// Register a model's file under a name, and load it
-    #[command(after_help = "Example:\n  grey model add digits ./digits.onnx --metadata accuracy=0.97")]
-    Add {
-        /// The model's name
-        id: ModelId,
-        /// Its file
-        file: PathBuf,
-        /// The version's name [default: the next integer]
-        #[arg(long)]
-        version: Option<Version>,
-        /// Register only
-        #[arg(long)]
-        no_load: bool,
-        /// Free metadata
-        #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
-        metadata: Vec<(String, String)>,
-    },
-    /// All models and their versions
-    #[command(after_help = "Example:\n  grey model list --json")]
-    List,
-    /// All about one version
-    #[command(after_help = "Example:\n  grey model show digits --version 1")]
-    Show(ModelArgs),
-    /// Load a version and wait until it is ready
-    #[command(after_help = "Example:\n  grey model load digits --version 1")]
-    Load(ModelArgs),
-    /// Unload a version (all, if none is named); requests are refused until it is loaded again
-    #[command(after_help = "Example:\n  grey model unload digits --version 1")]
-    Unload(ModelArgs),
-    /// Remove a version (all, if none is named) for good
-    #[command(after_help = "Example:\n  grey model remove digits --version 1")]
-    Remove(ModelArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ModelArgs {
-    /// The model's name
-    pub(crate) id: ModelId,
-    /// The version
-    #[arg(long)]
-    pub(crate) version: Option<Version>,
 }
 
 #[derive(Debug, Args)]
@@ -129,7 +98,7 @@ pub(crate) struct InferArgs {
     /// File with the request's body, `-` for standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) input: PathBuf,
-    /// The version [default: the latest]
+    /// The version, or a label [default: the latest]
     #[arg(long)]
     pub(crate) version: Option<Version>,
     /// Write the answer's JSON to this file
@@ -234,26 +203,12 @@ fn mode(text: &str) -> Result<Mode, String> {
     all.into_iter().find(|m| m.name() == text).ok_or_else(|| "expected fresh or archival".to_owned())
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum EngineVerb {
-    /// Which runtimes were found, where, which version, what contains them, how to install a missing one
-    #[command(after_help = "Example:\n  grey engine list")]
-    List,
-}
-
-fn key_value(s: &str) -> Result<(String, String), String> {
-    let (key, value) = s.split_once('=').ok_or("expected KEY=VALUE")?;
-    if key.is_empty() {
-        return Err("the key is empty".into());
-    }
-    Ok((key.to_owned(), value.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+    use crate::model::ModelVerb;
 
     #[test]
     fn the_grammar_is_sound() {
@@ -262,7 +217,10 @@ mod tests {
         let cli =
             Cli::try_parse_from(["grey", "model", "add", "d", "f.onnx", "--metadata", "a=b=c", "--json"]).unwrap();
         assert!(cli.json);
-        let Command::Model { verb: ModelVerb::Add { metadata, .. } } = cli.command else { panic!() };
-        assert_eq!(metadata, [("a".to_owned(), "b=c".to_owned())]);
+        let Command::Model(ModelCommand { verb: ModelVerb::Add(add), data: None }) = cli.command else { panic!() };
+        assert_eq!(add.metadata, [("a".to_owned(), "b=c".to_owned())]);
+        let label = |args: &[&str]| Cli::try_parse_from(["grey", "model", "label", "d", "stable"].iter().chain(args));
+        assert!(label(&["--version", "2"]).is_ok() && label(&["--remove"]).is_ok());
+        assert!(label(&[]).is_err() && label(&["--remove", "--version", "2"]).is_err());
     }
 }

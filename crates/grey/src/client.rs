@@ -1,6 +1,6 @@
 //! The HTTP client of the verbs.
 
-use std::{fs::File, io::Read, path::Path, time::Duration};
+use std::{io::Read, time::Duration};
 
 use grey_core::{ModelId, nearest};
 use grey_server::oip::HEADER_LENGTH_HEADER;
@@ -13,6 +13,8 @@ use crate::failure::Failure;
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for an answer once the request is sent: opening a large model takes minutes.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(900);
+/// Longest wait for the answer of somebody who may be no node.
+const BRIEF_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Largest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
 
@@ -34,10 +36,30 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(url: &str) -> Self {
+        Client::with_timeouts(url, ANSWER_WAIT_MAX, None)
+    }
+
+    /// A client that gives up on any answer after `patience`.
+    pub(crate) fn with_patience(url: &str, patience: Duration) -> Self {
+        Client::with_timeouts(url, patience, Some(patience))
+    }
+
+    fn with_timeouts(url: &str, answer: Duration, whole: Option<Duration>) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_WAIT_MAX))
-            .timeout_recv_response(Some(ANSWER_WAIT_MAX))
+            .timeout_recv_response(Some(answer))
+            .timeout_global(whole)
+            .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }
+    }
+
+    /// A client that asks whoever listens there, and soon gives up.
+    pub(crate) fn brief(url: &str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(BRIEF_WAIT_MAX))
             .user_agent(concat!("grey/", env!("CARGO_PKG_VERSION")))
             .build();
         Client { agent: config.into(), url: url.trim_end_matches('/').to_owned(), model: None }
@@ -86,21 +108,28 @@ impl Client {
         Ok(answer.bytes)
     }
 
-    /// Streams a file.
-    pub(crate) fn upload(&self, path: &str, query: &[(String, String)], file: &Path) -> Result<Value, Failure> {
-        let unreadable = |e: std::io::Error| Failure::refused(format!("cannot read {}: {e}", file.display()));
-        let open = File::open(file).map_err(unreadable)?;
-        let meta = open.metadata().map_err(unreadable)?;
-        if !meta.is_file() {
-            return Err(Failure::refused(format!("{} is not a file", file.display())));
-        }
+    /// A change without a body.
+    pub(crate) fn put(&self, path: &str, query: &[(String, String)]) -> Result<Value, Failure> {
+        let pairs = query.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        self.answer(self.agent.put(self.at(path)).query_pairs(pairs).send_empty())
+    }
+
+    /// Streams a body of `length` bytes.
+    pub(crate) fn upload(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        kind: &str,
+        length: u64,
+        body: impl Read + 'static,
+    ) -> Result<Value, Failure> {
         let request = self
             .agent
             .post(self.at(path))
             .query_pairs(query.iter().map(|(k, v)| (k.as_str(), v.as_str())))
-            .content_type("application/octet-stream")
-            .header("Content-Length", meta.len().to_string());
-        self.answer(request.send(SendBody::from_owned_reader(open)))
+            .content_type(kind)
+            .header("Content-Length", length.to_string());
+        self.answer(request.send(SendBody::from_owned_reader(body)))
     }
 
     fn at(&self, path: &str) -> String {

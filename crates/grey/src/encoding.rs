@@ -4,17 +4,17 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use grey_core::NONCE_BYTES;
 use grey_proof::{ExpectedMeasurement, KnownModelHash, ModelHashScheme};
 
 use crate::{failure::Failure, files};
 
 /// Longest value that a message repeats, in characters.
 const SHOWN_CHARS_MAX: usize = 80;
-/// Bytes of a client's nonce (proof format, claim 10).
-const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 /// Bytes of a salt.
 const SALT_BYTES: usize = 32;
 
@@ -22,6 +22,10 @@ const SALT_BYTES: usize = 32;
 pub(crate) fn hex(bytes: &[u8]) -> String {
     base16ct::lower::encode_string(bytes)
 }
+
+/// Shortest and longest time between two looks.
+const SECONDS_MIN: f64 = 0.1;
+const SECONDS_MAX: f64 = 3600.0;
 
 /// Standard, padded base64.
 pub(crate) fn base64(bytes: &[u8]) -> String {
@@ -107,6 +111,21 @@ impl FromStr for Base64 {
 impl fmt::Display for Base64 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&base64(&self.0))
+    }
+}
+
+/// A time between two looks, as a flag's value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Seconds, String> {
+        let seconds: Option<f64> = text.parse().ok();
+        let seconds = seconds.filter(|s| (SECONDS_MIN..=SECONDS_MAX).contains(s));
+        let seconds = seconds.ok_or_else(|| format!("expected seconds, {SECONDS_MIN} to {SECONDS_MAX}"))?;
+        Ok(Seconds(Duration::from_secs_f64(seconds)))
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn run(client: &Client, args: &InferArgs, json: bool) -> Result<(), F
     let asked = Asked::new(&request, args)?;
     let answer = client.infer(&path, request.with_parameters(asked.parameters())?.as_bytes())?;
     let parsed = client.json(&answer)?;
-    answers(&parsed, &request, args)?;
+    answers(&client, &parsed, &request, args)?;
     let answer = String::from_utf8(answer).map_err(|_| client.stranger("outputs"))?;
     let (bytes, bundle) = fetch(&client, &parsed, &asked.nonce)?;
     let proof =
@@ -173,8 +173,12 @@ const EXAMINED: [Check; 7] = [
 ];
 
 /// Whether the answer is of the model, of the version and to the request that were asked for.
-fn answers(answer: &Value, request: &Document<'_>, args: &InferArgs) -> Result<(), Failure> {
-    let version = args.version.as_ref().map(ToString::to_string);
+fn answers(client: &Client, answer: &Value, request: &Document<'_>, args: &InferArgs) -> Result<(), Failure> {
+    let answered = answer.get("model_version").and_then(Value::as_str);
+    let version = args.version.as_ref().map(ToString::to_string).map(|asked| match answered {
+        Some(v) if v != asked && means(client, args, &asked, v) => v.to_owned(),
+        _ => asked,
+    });
     let id = request.id()?;
     let asked = [("model_name", Some(args.model.to_string())), ("model_version", version), ("id", id)];
     for (member, expected) in asked {
@@ -189,6 +193,16 @@ fn answers(answer: &Value, request: &Document<'_>, args: &InferArgs) -> Result<(
         return Err(lie(format!("{member}: expected '{}', found {found}", escaped(&expected)), "answer", "request"));
     }
     Ok(())
+}
+
+/// Whether `label` means `version`, as the node says.
+fn means(client: &Client, args: &InferArgs, label: &str, version: &str) -> bool {
+    let shown = client.get(&format!("/grey/v1/models/{}/versions/{label}", args.model));
+    shown.is_ok_and(|shown| {
+        let has = |l: &Value| l.as_str() == Some(label);
+        text(&shown, "version") == version
+            && shown.get("labels").and_then(Value::as_array).is_some_and(|l| l.iter().any(has))
+    })
 }
 
 /// What came is not of what it should be of.

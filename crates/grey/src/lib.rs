@@ -6,11 +6,16 @@ mod args;
 mod client;
 mod clock;
 mod config;
+mod doctor;
 mod encoding;
+mod engine;
 mod failure;
 mod files;
 mod infer;
+mod local;
 mod log;
+mod model;
+mod open_node;
 mod proof;
 mod reload;
 mod request;
@@ -18,16 +23,22 @@ mod running;
 mod serve;
 mod settings;
 mod table;
+mod top;
 mod verbs;
 
 use std::{ffi::OsString, io::Write as _, path::PathBuf};
 
 use clap::Parser as _;
 pub use grey_engine::HostCommand;
+pub use model::model_files;
+pub use open_node::open_node;
 
 use crate::{
     args::{Cli, Command, ProofVerb},
+    engine::EngineCommand,
     failure::Failure,
+    local::Place,
+    model::ModelCommand,
 };
 
 /// Exit code: done.
@@ -62,22 +73,46 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
         }
     };
     let json = cli.json;
-    let client = || client::Client::new(&cli.url);
+    let url = cli.url.clone();
+    let client = || client::Client::new(url.as_deref().unwrap_or(args::DEFAULT_URL));
+    let place = |data: Option<PathBuf>| place(data, url.as_deref(), &context);
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
-        Command::Serve(serve) => serve::run(*serve, json, context).map(done),
-        Command::Config { verb } => config::run(verb, json, context),
-        Command::Model { verb } => verbs::model(&client(), verb, json).map(done),
+        Command::Serve(serve) => serve::run(*serve, json, context.clone()).map(done),
+        Command::Config { verb } => config::run(verb, json, context.clone()),
+        Command::Model(ModelCommand { data, verb }) => {
+            let named = data.is_some() || is_flag(url.as_deref());
+            place(data).and_then(|place| model::run(place, named, context.clone(), verb, json))
+        }
         Command::Infer(infer) => infer::run(&client(), &infer, json).map(done),
         Command::Proof { verb } => match verb {
             ProofVerb::Verify(verify) => proof::verify(&verify, json),
             ProofVerb::Show { file } => proof::show(&file, json).map(done),
             ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
         },
-        Command::Engine { verb: args::EngineVerb::List } => verbs::engines(&client(), json).map(done),
+        Command::Top(top) => top::run(url.as_deref().unwrap_or(args::DEFAULT_URL), &top, json).map(done),
+        Command::Doctor(doctor) => doctor::run(&doctor, &context, json),
+        Command::Engine(EngineCommand { data, verb }) => {
+            place(data).and_then(|place| engine::run(&place, &context, verb, json)).map(done)
+        }
     };
     outcome.unwrap_or_else(|f| report(&f))
+}
+
+/// Whether the address was given by `--url`, and not by the environment.
+fn is_flag(url: Option<&str>) -> bool {
+    url.is_some_and(|url| std::env::var("GREY_URL").as_deref() != Ok(url))
+}
+
+/// Where a verb works: on the folder of `--data`, else on a node.
+fn place(data: Option<PathBuf>, url: Option<&str>, context: &HostContext) -> Result<Place, Failure> {
+    match data {
+        None => Ok(Place::Node(client::Client::new(url.unwrap_or(args::DEFAULT_URL)))),
+        Some(_) if is_flag(url) => Err(Failure::usage("--url and --data exclude each other")
+            .hint("--url talks to a running node; --data works on a folder that no node uses")),
+        Some(path) => Ok(Place::Folder(path, context.clone())),
+    }
 }
 
 /// Becomes an engine host: the hidden verb `engine-host`, and `python -m grey.host`.
@@ -92,6 +127,6 @@ fn report(f: &Failure) -> u8 {
 }
 
 /// Writes to standard error. Where that is closed, the exit code says it alone.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _closed = write!(std::io::stderr(), "{text}");
 }

@@ -43,7 +43,7 @@ impl Reloader {
         let changes = self.running.take_over(new);
         let config = &self.running.config;
         self.settings.apply(config);
-        self.node.reconfigure(&config.to_serving());
+        self.node.reconfigure(config.to_serving());
         if let Err(e) = self.log.set(&config.log) {
             tracing::error!("SIGHUP: the log's filter stays: {e}");
         }

@@ -4,7 +4,7 @@
 use std::{fmt, path::Path};
 
 use grey_core::{ModelId, ModelRef, Payload, Tensor, VersionChoice};
-use grey_proof::KnownTensor;
+pub(crate) use grey_server::known_tensors as known;
 use grey_server::oip::{self, DecodeContext};
 use serde::{Deserialize, Deserializer, de::MapAccess, de::Visitor};
 use serde_json::{Value, value::RawValue};
@@ -165,19 +165,6 @@ impl<'a> Document<'a> {
         })?;
         Ok(decoded.request.inputs)
     }
-}
-
-/// Tensors as the verifier takes them, in an order that does not depend on the file's.
-pub(crate) fn known(tensors: &[Tensor]) -> Vec<KnownTensor> {
-    let one = |t: &Tensor| KnownTensor {
-        name: t.name().to_owned(),
-        datatype: t.dtype().name().to_owned(),
-        shape: t.shape().iter().map(|d| i128::from(*d)).collect(),
-        data: t.data().to_contiguous(),
-    };
-    let mut known: Vec<KnownTensor> = tensors.iter().map(one).collect();
-    known.sort_by(|a, b| a.name.cmp(&b.name));
-    known
 }
 
 #[cfg(test)]

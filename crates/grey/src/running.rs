@@ -79,12 +79,15 @@ impl Running<'_> {
     }
 }
 
-/// The folder of the registry: the setting, `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory
-/// Specification).
+/// The folder of the registry.
 pub(crate) fn data(resolved: &Resolved) -> Option<PathBuf> {
+    resolved.config.data.clone().or_else(default_data)
+}
+
+/// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
+pub(crate) fn default_data() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    let default = || var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"));
-    resolved.config.data.clone().or_else(default)
+    var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
 }
 
 /// Bytes for people, in binary units.

@@ -1,17 +1,12 @@
-//! `grey serve`: puts a node together from flags and a file, and runs it until it is told to end.
+//! `grey serve`: a node's configuration from flags and a file; runs the node until it is told to end.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use grey_engine::{HostCommand, Isolation, Launcher, contain::Limits, discover::DiscoverEnv};
-use grey_registry::DataFolder;
+use grey_engine::discover::DiscoverEnv;
 use grey_server::{
     Server,
-    config::{self, Resolved, Whole},
+    config::{Resolved, Whole},
 };
-use grey_serving::{Engines, LOAD_TIMEOUT_DEFAULT, Node, ServingConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -19,6 +14,7 @@ use crate::{
     args::ServeArgs,
     failure::Failure,
     log::{self, LogHandle},
+    open_node,
     reload::Reloader,
     running::{self, Running},
     settings::{SettingArgs, settle},
@@ -34,7 +30,7 @@ pub(crate) fn run(args: ServeArgs, json: bool, context: HostContext) -> Result<(
         Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
     })?;
     let serving = resolved.config.to_serving();
-    let env = DiscoverEnv::read(context.python_prefix);
+    let env = DiscoverEnv::read(context.python_prefix.clone());
     Running::new(&resolved, &serving, &env).log(&strays);
     // Not what tokio would take by itself, which counts only some of the limits.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -42,7 +38,7 @@ pub(crate) fn run(args: ServeArgs, json: bool, context: HostContext) -> Result<(
         .enable_all()
         .build()
         .map_err(|e| Failure::unexpected(format!("cannot start the node's threads: {e}")))?;
-    let starting = Starting { resolved, args, log, serving, data, env, host_command: context.host_command };
+    let starting = Starting { resolved, args, log, data, context };
     runtime.block_on(serve(starting, json))
 }
 
@@ -51,34 +47,12 @@ struct Starting {
     resolved: Resolved,
     args: SettingArgs,
     log: LogHandle,
-    serving: ServingConfig,
     data: PathBuf,
-    env: DiscoverEnv,
-    host_command: HostCommand,
+    context: HostContext,
 }
 
 fn refused(e: grey_core::Error) -> Failure {
     Failure::refused(e.message())
-}
-
-/// Bytes of the key of the tenants' tags.
-const TENANT_TAG_KEY_BYTES: usize = 32;
-
-fn tenant_tag_key(path: &Path) -> Result<[u8; TENANT_TAG_KEY_BYTES], Failure> {
-    let at = |e: std::io::Error| Failure::refused(format!("cannot read {} (tenant_tag_key_file): {e}", path.display()));
-    // One byte more, to see that there is one.
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|f| f.take(TENANT_TAG_KEY_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(at)?;
-    bytes.try_into().map_err(|b: Vec<u8>| {
-        let found = if b.len() > TENANT_TAG_KEY_BYTES { "more".to_owned() } else { b.len().to_string() };
-        Failure::refused(format!(
-            "{} (tenant_tag_key_file): expected exactly {TENANT_TAG_KEY_BYTES} bytes, found {found}",
-            path.display()
-        ))
-        .hint(format!("make one with: head -c {TENANT_TAG_KEY_BYTES} /dev/urandom > FILE"))
-    })
 }
 
 /// Descriptors that connections leave to hosts, models and the registry.
@@ -96,7 +70,7 @@ fn connections(configured: u32, files: u64) -> u32 {
 }
 
 async fn serve(starting: Starting, json: bool) -> Result<(), Failure> {
-    let Starting { resolved, args, log, mut serving, data, env, host_command } = starting;
+    let Starting { resolved, args, log, data, context } = starting;
     let mut config = resolved.config.clone();
     match grey_engine::contain::raise_open_files() {
         Ok(files) => {
@@ -108,27 +82,11 @@ async fn serve(starting: Starting, json: bool) -> Result<(), Failure> {
     if let Err(e) = grey_engine::contain::protect_memory() {
         tracing::warn!("other processes of this user can read the node's memory: {e}");
     }
-    serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
-    let folder = DataFolder::open(&data).map_err(refused)?;
-    let host_memory = config.limits.host_memory_bytes_max.map(Whole::get).or(serving.machine.memory_bytes);
-    let launcher = Launcher {
-        command: host_command,
-        isolation: match config.isolation {
-            config::Isolation::Process => Isolation::Process,
-            config::Isolation::Inline => Isolation::Inline,
-        },
-        limits: Limits { data_bytes: host_memory, readable: Vec::new() },
-        open: grey_engine::engines::open,
-        load_timeout: LOAD_TIMEOUT_DEFAULT,
-        // What a run gives must fit into what may be in flight.
-        outputs_bytes_max: usize::try_from(serving.inflight_bytes_max).unwrap_or(usize::MAX),
-    };
-    let engines = Engines::new(launcher, env, config.engines.onnxruntime.library.clone());
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(unexpected)?;
-    let node = Node::start(serving, folder, engines).await.map_err(refused)?;
+    let node = open_node(&config, &data, context).await.map_err(refused)?;
     let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
     let mut reloader = Reloader { running: resolved, args, node: node.clone(), settings: server.settings(), log };
     tokio::spawn(async move {
@@ -147,6 +105,10 @@ async fn serve(starting: Starting, json: bool) -> Result<(), Failure> {
     });
 
     let url = format!("http://{}", server.local_addr());
+    // Only a convenience for those who find the folder in use.
+    if let Err(e) = node.announce(&url) {
+        tracing::warn!("{e}");
+    }
     let folder = node.data_dir().display().to_string();
     if json {
         let line = serde_json::json!({"event": "ready", "url": url, "pid": std::process::id(), "data": folder});

@@ -14,7 +14,7 @@ mod values;
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use grey_core::{BatchAxis, Error, ModelId, Result};
-use grey_serving::{BatchingConfig, HoldPolicy, ModelConfig, ServingConfig};
+use grey_serving::{BatchingConfig, HoldPolicy, Machine, ModelConfig, ServingConfig};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,31 @@ pub enum LogFormat {
     Json,
 }
 
+/// What the page at `/` may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum Console {
+    /// There is no page.
+    Off,
+    /// It shows the node, and runs inferences, which change nothing.
+    #[default]
+    Read,
+    /// It also loads, unloads and removes models.
+    Write,
+}
+
+impl Console {
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Console::Off => "off",
+            Console::Read => "read",
+            Console::Write => "write",
+        }
+    }
+}
+
 // The docs of the fields below are what users read, in `grey serve --help`, in editors and in
 // docs/configuration.md: a first sentence that stands by itself, no Rust.
 
@@ -99,6 +124,9 @@ pub struct NodeConfig {
     /// behind a proxy on the same machine.
     #[schemars(extend("x-grey-reload" = "now", "x-grey-default" = "true where `http` is a loopback address"))]
     pub allow_replay: Option<bool>,
+    /// What the page at `/` may do, see `docs/console.md`.
+    #[schemars(extend("x-grey-reload" = "now"))]
+    pub console: Console,
     /// The node's name in its proofs.
     #[schemars(extend("x-grey-value" = "NAME", "x-grey-expected" = "a text of 1 to 256 bytes"))]
     pub name: NodeName,
@@ -150,6 +178,7 @@ impl Default for NodeConfig {
             insecure: false,
             allow_upload: false,
             allow_replay: None,
+            console: Console::default(),
             name: NodeName::known(grey_serving::ISSUER_DEFAULT),
             tenant_tag_key_file: None,
             limits: Limits::default(),
@@ -312,6 +341,11 @@ impl NodeConfig {
         out
     }
 
+    /// Private memory that one engine host may use; `None` if not even the machine's is known.
+    pub fn host_memory_bytes(&self) -> Option<u64> {
+        self.limits.host_memory_bytes_max.map(Whole::get).or_else(|| Machine::read().memory_bytes)
+    }
+
     /// How long a shutdown waits for queued work.
     pub fn drain(&self) -> Duration {
         Duration::from_secs(self.drain_seconds.get())
@@ -398,5 +432,19 @@ mod tests {
         assert!(proofs(some, "digits") && !proofs(some, "other") && proofs(some, "third"));
         let e = NodeConfig::from_yaml("models:\n  digits:\n    proofs: maybe\n").unwrap_err().to_string();
         assert_eq!(e, "configuration:3:13: models.digits.proofs is 'maybe', expected on or off");
+    }
+
+    #[test]
+    fn the_console_reads_unless_told() {
+        for (text, console) in [
+            ("", Console::Read),
+            ("console: off\n", Console::Off),
+            ("console: read\n", Console::Read),
+            ("console: 'write'\n", Console::Write),
+        ] {
+            assert_eq!(NodeConfig::from_yaml(text).unwrap().console, console, "{text}");
+        }
+        let e = NodeConfig::from_yaml("console: all\n").unwrap_err().to_string();
+        assert_eq!(e, "configuration:1:10: console is 'all', expected off or read or write");
     }
 }

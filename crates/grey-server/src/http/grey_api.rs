@@ -1,26 +1,20 @@
 //! Grey's own API: the registry of this node, and the node itself.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::collections::BTreeMap;
 
 use axum::{
     extract::{Request, State},
     response::Response,
 };
-use futures_util::{Stream, StreamExt, stream};
-use grey_core::{Error, ErrorKind, Result, Version, VersionChoice};
-use grey_serving::AddRequest;
+use grey_core::{Error, ModelRef};
 use http::StatusCode;
 use serde_json::json;
-use tokio::time::timeout;
 
 use super::{
-    Answer, Shared, body,
+    Answer, Shared, add, body,
     error::{json_response, shown},
-    target::{Query, Target},
+    target::{Labelled, Query, Target},
 };
-
-/// Largest file that an upload may have: beyond any model that one machine opens today.
-const UPLOAD_BYTES_MAX: u64 = 1 << 40;
 
 /// `GET /grey/v1/models`.
 pub(super) async fn list(State(app): State<Shared>) -> Answer {
@@ -31,82 +25,6 @@ pub(super) async fn list(State(app): State<Shared>) -> Answer {
 /// `GET /grey/v1/models/{m}[/versions/{v}]`.
 pub(super) async fn show(State(app): State<Shared>, target: Target) -> Answer {
     Ok(json_response(StatusCode::OK, &app.node.show(&target.model()).await?))
-}
-
-/// `POST /grey/v1/models/{m}[/versions/{v}]?version=&file=NAME&load=true|false&meta.K=V`: the
-/// body is the file's bytes. 201 for a new version, 200 for bytes that were there.
-pub(super) async fn add(State(app): State<Shared>, target: Target, Query(query): Query, request: Request) -> Answer {
-    if body::content_coding(request.headers())?.is_some() {
-        return Err(Error::new(
-            ErrorKind::UnsupportedMedia,
-            "a model's file is taken as it is: send it without Content-Encoding",
-        )
-        .into());
-    }
-    let mut version = match target.version {
-        None => None,
-        Some(VersionChoice::Exact(v)) => Some(v),
-        // Which version that will be is for the registry to say, not for the caller: no name.
-        Some(VersionChoice::Latest) => Some(Version::new("latest")?),
-    };
-    let (mut file_name, mut load, mut metadata) = (None, true, BTreeMap::new());
-    for (key, value) in query {
-        match key.as_str() {
-            "version" if value.is_empty() => {}
-            "version" => {
-                let asked = Version::new(&value)?;
-                if version.as_ref().is_some_and(|v| *v != asked) {
-                    return Err(Error::invalid("the path and the query name different versions").into());
-                }
-                version = Some(asked);
-            }
-            "file" => file_name = Some(value),
-            "load" => load = flag("load", &value)?,
-            k => match k.strip_prefix("meta.").filter(|k| !k.is_empty()) {
-                Some(k) => {
-                    metadata.insert(k.to_owned(), value);
-                }
-                None => {
-                    return Err(Error::invalid(format!(
-                        "unknown query parameter '{}', expected version, file, load or meta.NAME",
-                        shown(k)
-                    ))
-                    .into());
-                }
-            },
-        }
-    }
-    let file_name = file_name
-        .ok_or_else(|| Error::invalid("the query has no 'file', expected the file's name, e.g. file=model.onnx"))?;
-    let what = AddRequest { id: target.id, version, file_name, metadata, load, bytes_max: UPLOAD_BYTES_MAX };
-    let added = app.node.add(what, chunks(request)).await?;
-    let status = if added.existed { StatusCode::OK } else { StatusCode::CREATED };
-    Ok(json_response(status, &added))
-}
-
-/// The body's chunks; a body that breaks off or stops ends with an error, never as if complete.
-fn chunks(request: Request) -> Pin<Box<dyn Stream<Item = Result<bytes::Bytes>> + Send>> {
-    let data = request.into_body().into_data_stream();
-    Box::pin(stream::unfold(Some(data), |state| async move {
-        let mut data = state?;
-        match timeout(body::BODY_IDLE, data.next()).await {
-            Ok(None) => None,
-            Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(data))),
-            Ok(Some(Err(e))) => Some((Err(Error::invalid(format!("the body was cut short: {e}"))), None)),
-            Err(_) => {
-                let why = format!("the body stopped for {} s", body::BODY_IDLE.as_secs());
-                Some((Err(Error::new(ErrorKind::DeadlineExceeded, why)), None))
-            }
-        }
-    }))
-}
-
-fn flag(name: &str, value: &str) -> Result<bool> {
-    match value {
-        "true" | "" => Ok(true),
-        "false" => Ok(false),
-        other => Err(Error::invalid(format!("query parameter '{name}' is '{}', expected true or false", shown(other)))),
-    }
 }
 
 /// `POST …/load`.
@@ -125,6 +43,46 @@ pub(super) async fn remove(State(app): State<Shared>, target: Target) -> Answer 
     let version = target.named(&app.node).await?;
     let removed = app.node.remove(&target.id, version.as_ref()).await?;
     Ok(json_response(StatusCode::OK, &json!({"removed": removed})))
+}
+
+/// `PUT /grey/v1/models/{m}/labels/{label}?version=V`: the label means that version (a name, or another label)
+/// from now on.
+pub(super) async fn set_label(State(app): State<Shared>, at: Labelled, Query(query): Query) -> Answer {
+    let mut version = None;
+    for (key, value) in query {
+        match key.as_str() {
+            "version" => version = Some(value.parse()?),
+            k => {
+                return Err(Error::invalid(format!("unknown query parameter '{}', expected version", shown(k))).into());
+            }
+        }
+    }
+    let version = version
+        .ok_or_else(|| Error::invalid("the query has no 'version', expected the version that the label is to mean"))?;
+    let model = ModelRef { id: at.id.clone(), version };
+    app.node.label(&at.id, &at.label, Some(&model)).await?;
+    Ok(json_response(StatusCode::OK, &app.node.show(&model).await?))
+}
+
+/// `DELETE /grey/v1/models/{m}/labels/{label}`.
+pub(super) async fn remove_label(State(app): State<Shared>, at: Labelled) -> Answer {
+    app.node.label(&at.id, &at.label, None).await?;
+    Ok(json_response(StatusCode::OK, &json!({"removed": [at.label]})))
+}
+
+/// `POST /grey/v1/models/{m}[/versions/{v}]/validate`: the body may be an example request, which takes the
+/// place of the version's own.
+pub(super) async fn validate(State(app): State<Shared>, target: Target, request: Request) -> Answer {
+    let (parts, incoming) = request.into_parts();
+    let limit = app.settings.body_bytes_max().min(add::EXAMPLE_BYTES_MAX);
+    let announced = body::announced(&parts.headers, limit)?.unwrap_or(0);
+    let mut permit = app.node.take_bytes(announced)?;
+    let given = body::read(incoming, limit, announced, &mut permit).await?;
+    let example = match given.is_empty() {
+        true => None,
+        false => Some(add::example(&target.id, given.to_contiguous(), &mut permit)?),
+    };
+    Ok(json_response(StatusCode::OK, &app.node.validate(&target.model(), example).await?))
 }
 
 /// `GET /grey/v1/engines`.

@@ -5,6 +5,10 @@
 //! Guarded is what an operator changes: registering, loading, unloading, removing. Inference is not,
 //! though it may load a registered model on demand: a foreign page can send one without preflight
 //! but, without CORS headers, never reads the answer; what it spends is bounded as for any caller.
+//!
+//! The console and what it shows are guarded whatever the method: they tell of processes and memory, and
+//! a page whose name resolves to this machine could read them. This node's own page may change something
+//! only where the configuration says so (`console: write`).
 
 use std::net::IpAddr;
 
@@ -12,6 +16,16 @@ use grey_core::{Error, ErrorKind, Result};
 use http::{HeaderMap, header, uri::Authority};
 
 use super::error::shown;
+
+/// What an operator changes.
+pub(crate) const CHANGES: &str = "routes that change state are";
+/// What an operator looks at, and what the page asks for.
+pub(crate) const CONSOLE: &str = "the console and what it shows are";
+
+/// Whether a web page sends this, be it this node's or another: browsers say so with whatever is no GET.
+pub(crate) fn is_from_a_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site")
+}
 
 /// The names under which state may be changed.
 #[derive(Clone, Debug, Default)]
@@ -33,14 +47,14 @@ impl Guard {
         Guard { names, any_address: bound.is_unspecified() }
     }
 
-    /// Refuses a request that changes state and comes by a foreign name or from a foreign page.
-    pub fn check(&self, headers: &HeaderMap) -> Result<()> {
-        let denied = |what: &str, found: &str| {
+    /// Refuses a request for `what` ("routes that … are") that comes by a foreign name or from a foreign page.
+    pub fn check(&self, what: &str, headers: &HeaderMap) -> Result<()> {
+        let denied = |from: &str, found: &str| {
             let names = if self.any_address { "an IP address" } else { "a loopback address" };
             Err(Error::new(
                 ErrorKind::PermissionDenied,
                 format!(
-                    "routes that change state are not open to {what} '{}': use {names}, localhost{}",
+                    "{what} not open to {from} '{}': use {names}, localhost{}",
                     shown(found),
                     self.names.iter().map(|n| format!(", {n}")).collect::<String>()
                 ),
@@ -86,7 +100,7 @@ mod tests {
         if let Some(o) = origin {
             headers.insert(header::ORIGIN, o.parse().unwrap());
         }
-        guard.check(&headers).is_ok()
+        guard.check(CHANGES, &headers).is_ok()
     }
 
     #[test]
@@ -104,7 +118,7 @@ mod tests {
         for origin in ["http://localhost:9000", "http://evil.example", "null", "http://localhost:8000.evil.example"] {
             assert!(!ok(&local, "localhost:8000", Some(origin)), "{origin}");
         }
-        assert!(local.check(&HeaderMap::new()).is_err());
+        assert!(local.check(CHANGES, &HeaderMap::new()).is_err());
         let open = Guard::new(true, "0.0.0.0".parse().unwrap(), &["Grey.example".into()]);
         assert!(ok(&open, "10.0.0.1:8000", None) && ok(&open, "grey.example", None));
         assert!(!ok(&open, "evil.example", None));

@@ -2,19 +2,19 @@
 
 use axum::{
     extract::{RawPathParams, Request, State},
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use grey_core::{Error, Payload, Result};
 use grey_serving::BytesPermit;
 use http::StatusCode;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{
     Answer, Shared,
     error::{json_response, shown},
     infer::read_body,
-    target::{Path, Target},
+    target::Target,
     upload,
 };
 use crate::oip::{
@@ -28,14 +28,14 @@ pub(super) async fn server() -> Response {
 }
 
 /// `GET /v2/health/live`: that the process answers is all there is to tell.
-pub(super) async fn live() -> StatusCode {
-    StatusCode::OK
+pub(super) async fn live() -> Response {
+    json_response(StatusCode::OK, &json!({"live": true}))
 }
 
 /// `GET /v2/health/ready`.
 pub(super) async fn ready(State(app): State<Shared>) -> Answer {
     app.node.ready()?;
-    Ok(StatusCode::OK.into_response())
+    Ok(json_response(StatusCode::OK, &json!({"ready": true})))
 }
 
 /// `GET /v2/models`.
@@ -56,8 +56,9 @@ pub(super) async fn metadata(State(app): State<Shared>, target: Target) -> Answe
 
 /// `GET …/ready`.
 pub(super) async fn model_ready(State(app): State<Shared>, target: Target) -> Answer {
-    app.node.model_ready(&target.model()).await?;
-    Ok(StatusCode::OK.into_response())
+    let model = target.model();
+    app.node.model_ready(&model).await?;
+    Ok(json_response(StatusCode::OK, &json!({"name": model.id, "ready": true})))
 }
 
 /// `GET …/config`.
@@ -119,11 +120,6 @@ pub(super) async fn unload(State(app): State<Shared>, target: Target, request: R
     Ok(json_response(StatusCode::OK, &json!({})))
 }
 
-/// Extensions that this server has not, and does not advertise.
-pub(super) async fn unsupported(Path(path): Path) -> Answer {
-    Err(super::unsupported(&format!("'{path}'")))
-}
-
 /// Routes with the repository's name, which is optional where there are several.
 pub(super) async fn named_repository(params: RawPathParams) -> Answer {
     let name = params.iter().find(|(key, _)| *key == "repository").map_or("", |(_, name)| name);
@@ -143,14 +139,22 @@ struct ControlBody {
     parameters: Option<Given>,
 }
 
-/// The JSON object of a control request, and the permit for its bytes; nothing at all counts as `{}`.
+/// The control request, and the permit for its bytes; nothing at all counts as `{}`.
 async fn control_body(app: &Shared, request: Request) -> Result<(ControlBody, BytesPermit)> {
+    json_body(app, request).await
+}
+
+/// The JSON object of a request, and the permit for its bytes; nothing at all counts as `{}`.
+pub(super) async fn json_body<T: Default + DeserializeOwned>(
+    app: &Shared,
+    request: Request,
+) -> Result<(T, BytesPermit)> {
     let (parts, incoming) = request.into_parts();
     let (body, mut permit): (Payload, _) = read_body(app, &parts.headers, incoming).await?;
     let data = json::contiguous(&body, &mut |bytes| permit.grow(bytes))?;
     drop(body);
     if data.trim_ascii().is_empty() {
-        return Ok((ControlBody::default(), permit));
+        return Ok((T::default(), permit));
     }
     let bad = |why: String| Error::invalid(format!("the body is not a valid JSON object: {why}"));
     let text = std::str::from_utf8(&data).map_err(|e| bad(e.to_string()))?;

@@ -105,27 +105,34 @@ fn to_replay(request: InferRequest) -> Result<ReplayRequest> {
         Some(Parameter::Text(t)) => t,
         _ => return Err(Error::invalid("parameter 'grey_proof' is missing, expected the base64 of a proof or bundle")),
     };
-    let bytes = STANDARD
-        .decode(&text)
-        .map_err(|e| Error::invalid(format!("parameter 'grey_proof' is not base64 (standard, padded): {e}")))?;
+    let bytes = decoded_proof(&text).map_err(|e| e.context("parameter 'grey_proof'"))?;
     let claims = claims(&bytes)?;
     let salt = request.proof.and_then(|p| p.salt);
     Ok(ReplayRequest { claims, inputs: request.inputs, salt })
 }
 
+/// The bytes of a proof or bundle in base64.
+pub(super) fn decoded_proof(text: &str) -> Result<Vec<u8>> {
+    let bytes =
+        STANDARD.decode(text).map_err(|e| Error::invalid(format!("it is not base64 (standard, padded): {e}")))?;
+    if bytes.len() > BUNDLE_BYTES_MAX {
+        let found = bytes.len();
+        return Err(Error::invalid(format!("it has {found} bytes, expected at most {BUNDLE_BYTES_MAX}")));
+    }
+    Ok(bytes)
+}
+
+/// Whether these bytes are meant to be a bundle and no proof alone.
+pub(super) fn is_bundle(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|b| b >> 5 == CBOR_MAP)
+}
+
 /// Of a bundle, or of a proof alone: a bundle is a map, a proof an array.
 fn claims(bytes: &[u8]) -> Result<Claims> {
-    if bytes.len() > BUNDLE_BYTES_MAX {
-        return Err(Error::invalid(format!(
-            "the proof has {} bytes, expected at most {BUNDLE_BYTES_MAX}",
-            bytes.len()
-        )));
-    }
     let proof = match Bundle::parse(bytes) {
         Ok((_, proof, _)) => Ok(proof),
         Err(of_bundle) if bytes.len() > PROOF_BYTES_MAX => Err(of_bundle),
-        Err(of_bundle) => Proof::parse(bytes)
-            .map_err(|of_proof| if bytes.first().is_some_and(|b| b >> 5 == CBOR_MAP) { of_bundle } else { of_proof }),
+        Err(of_bundle) => Proof::parse(bytes).map_err(|of_proof| if is_bundle(bytes) { of_bundle } else { of_proof }),
     };
     let proof = proof.map_err(|e| Error::invalid(format!("parameter 'grey_proof' is no proof: {e}")))?;
     Ok(proof.claims().clone())

@@ -1,9 +1,7 @@
 //! What a request's path and query name.
 
-use std::convert::Infallible;
-
 use axum::extract::{FromRequestParts, RawPathParams};
-use grey_core::{Error, ModelId, ModelRef, Result, Version, VersionChoice};
+use grey_core::{Error, Label, ModelId, ModelRef, Result, Version, VersionChoice};
 use grey_serving::Node;
 use http::request::Parts;
 
@@ -23,14 +21,13 @@ impl Target {
         ModelRef { id: self.id, version: self.version.unwrap_or_default() }
     }
 
-    /// The version that the path names, `latest` being the one that is it now; `None` if it names none.
+    /// The version that the path names, a label being the one that it means now; `None` if it names none.
     pub async fn named(&self, node: &Node) -> Result<Option<Version>> {
         match &self.version {
             None => Ok(None),
-            Some(VersionChoice::Exact(v)) => Ok(Some(v.clone())),
-            Some(VersionChoice::Latest) => {
-                let latest = ModelRef { id: self.id.clone(), version: VersionChoice::Latest };
-                Ok(Some(node.show(&latest).await?.status.version))
+            Some(version) => {
+                let named = ModelRef { id: self.id.clone(), version: version.clone() };
+                Ok(Some(node.show(&named).await?.status.version))
             }
         }
     }
@@ -80,6 +77,26 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     }
 }
 
+/// A label of a model, as the path names it.
+pub(crate) struct Labelled {
+    pub id: ModelId,
+    pub label: Label,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Labelled {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> std::result::Result<Self, ApiError> {
+        let id = Target::from_request_parts(parts, state).await?.id;
+        let params = RawPathParams::from_request_parts(parts, state)
+            .await
+            .map_err(|e| Error::invalid(format!("the path is not valid: {e}")))?;
+        let label = params.iter().find(|(name, _)| *name == "label").map(|(_, value)| value);
+        let label = label.ok_or_else(|| Error::internal("the route names no label"))?;
+        Ok(Labelled { id, label: Label::new(label)? })
+    }
+}
+
 /// The query's pairs, decoded, in order.
 pub(crate) struct Query(pub Vec<(String, String)>);
 
@@ -93,17 +110,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
             Ok((decode(key)?, decode(value)?))
         });
         Ok(Query(decoded.collect::<Result<_>>()?))
-    }
-}
-
-/// The method and path, for messages.
-pub(crate) struct Path(pub String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Path {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> std::result::Result<Self, Infallible> {
-        Ok(Path(shown(parts.uri.path())))
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_core::{
-    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, Parameter, Parameters, Payload, ProofRequest,
-    RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
+    Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, NONCE_BYTES, Parameter, Parameters, Payload,
+    ProofRequest, RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
 };
 use serde::{
     Deserialize,
@@ -35,8 +35,6 @@ pub const OUTPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
 const NAME_BYTES_MAX: usize = 4096;
 /// Longest `timeout` that means anything, a day in microseconds.
 const TIMEOUT_US_MAX: u64 = 86_400_000_000;
-/// Bytes of a client's nonce (proof format, claim 10).
-const NONCE_BYTES: std::ops::RangeInclusive<usize> = 8..=64;
 
 /// How the client wants its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -176,9 +174,9 @@ impl<'de> Deserialize<'de> for OfTensor<'de> {
                 let mut out = OfTensor::default();
                 each_parameter(map, |key, map| {
                     match &*key {
-                        "binary_data_size" => out.binary_data_size = Some(map.next_value()?),
-                        "binary_data" => out.binary_data = Some(map.next_value()?),
-                        "classification" => out.classification = Some(map.next_value()?),
+                        "binary_data_size" => out.binary_data_size = map.next_value()?,
+                        "binary_data" => out.binary_data = map.next_value()?,
+                        "classification" => out.classification = map.next_value()?,
                         other => {
                             out.shared_memory |= other.starts_with("shared_memory_");
                             map.next_value::<IgnoredAny>()?;
@@ -408,6 +406,10 @@ fn request_parameters(given: json::Parameters<'_>, cx: &DecodeContext<'_>, budge
         parameters: Parameters::new(),
     };
     for (key, value) in given.0 {
+        // Serializers that write every field write null for what was not given.
+        if value == Scalar::Null {
+            continue;
+        }
         let named = lazily(|f| write!(f, "parameter '{}'", shown(&key)));
         match &*key {
             "binary_data_output" => out.binary = flag(&named, &value)?,
@@ -424,7 +426,6 @@ fn request_parameters(given: json::Parameters<'_>, cx: &DecodeContext<'_>, budge
                     Scalar::Bool(b) => !b,
                     Scalar::Int(n) => *n == 0,
                     Scalar::Text(s) => s.is_empty() || s == "0",
-                    Scalar::Null => true,
                     _ => false,
                 };
                 if !none {

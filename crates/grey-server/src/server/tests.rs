@@ -11,21 +11,17 @@ use super::*;
 use crate::config::Address;
 use crate::http::{Lingering, with_edges};
 
-async fn start(
-    router: Router,
-    connections_max: usize,
-) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+async fn start(router: Router, connections_max: u32) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(serve(
-        listener,
-        TowerToHyperService::new(with_edges(router, Lingering::new())),
-        connections_max,
-        async move {
+    let service = TowerToHyperService::new(with_edges(router, Lingering::new()));
+    let task = tokio::spawn(async move {
+        let until = async move {
             let _ = stopped.await;
-        },
-    ));
+        };
+        serve(listener, service, &Connections::new(connections_max), until).await;
+    });
     (address, stop, task)
 }
 

@@ -343,6 +343,12 @@ impl Batcher {
         u32::try_from(self.queued_rows).unwrap_or(u32::MAX)
     }
 
+    /// When the request was accepted that has waited longest.
+    pub fn oldest(&self) -> Option<Instant> {
+        let (_, ticket) = self.waiting.first_key_value()?;
+        self.requests.get(ticket).map(|r| r.accepted)
+    }
+
     /// The earliest deadline of a waiting request.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)

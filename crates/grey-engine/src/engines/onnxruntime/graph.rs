@@ -112,6 +112,17 @@ pub(super) struct TensorProto {
     pub(super) name: String,
     #[prost(bytes = "bytes", tag = "9")]
     pub(super) raw_data: Bytes,
+    /// Where its elements are, if they are in another file.
+    #[prost(message, repeated, tag = "13")]
+    pub(super) external_data: Vec<StringStringEntryProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StringStringEntryProto {
+    #[prost(string, tag = "1")]
+    pub(super) key: String,
+    #[prost(string, tag = "2")]
+    pub(super) value: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -162,6 +173,15 @@ pub(super) fn read(file: Bytes) -> Result<ModelProto, &'static str> {
         return Err("the file has no graph that can be read");
     }
     Ok(model)
+}
+
+impl ModelProto {
+    /// Names of the files in which weights of the main graph lie, relative to the model's.
+    pub(super) fn external_files(&self) -> std::collections::BTreeSet<&str> {
+        let weights = self.graph.iter().flat_map(|g| &g.initializer);
+        let entries = weights.flat_map(|t| &t.external_data).filter(|e| e.key == "location");
+        entries.map(|e| e.value.as_str()).collect()
+    }
 }
 
 impl NodeProto {

@@ -188,11 +188,22 @@ impl Engine for OnnxRuntime {
                 let len = usize::try_from(*len).map_err(|_| EngineError::BadModel(format!("{name} is too large")))?;
                 let bytes = Mapped::read_only(*fd, len)
                     .map_err(|e| EngineError::BadModel(format!("{name} cannot be mapped: {e}")))?;
-                (builder.commit_from_memory(bytes.as_slice()).map_err(bad)?, Ok(bytes))
+                match builder.commit_from_memory(bytes.as_slice()) {
+                    Ok(session) => (session, Ok(bytes)),
+                    Err(e) => return Err(not_opened(bad(e), bytes, |_| false)),
+                }
             }
             ArtifactView::Folder { path, main } => {
                 let main = path.join(main);
-                (builder.commit_from_file(&main).map_err(bad)?, File::open(main).and_then(|f| Mapped::in_folder(&f)))
+                let file = || File::open(&main).and_then(|f| Mapped::in_folder(&f));
+                match (builder.commit_from_file(&main), file()) {
+                    (Ok(session), file) => (session, file),
+                    (Err(e), Err(_)) => return Err(bad(e)),
+                    (Err(e), Ok(file)) => {
+                        let folder = main.parent().unwrap_or(path);
+                        return Err(not_opened(bad(e), file, |name| folder.join(name).is_file()));
+                    }
+                }
             }
         };
         let setting = Setting { version: &self.info.version, threads: options.threads };
@@ -204,6 +215,25 @@ impl Engine for OnnxRuntime {
         let determinism = Determinism { repeats, reason, precision, switches: switches(options) };
         Ok(Box::new(OnnxModel::new(session, determinism)?))
     }
+}
+
+/// Names of files that an error lists.
+const FILES_SHOWN_MAX: usize = 5;
+
+/// What it means that a model does not open: where it lacks files of weights, that, and else what the runtime says.
+fn not_opened(said: EngineError, model: Mapped, is_there: impl Fn(&str) -> bool) -> EngineError {
+    let Ok(model) = graph::read(Bytes::from_owner(model)) else { return said };
+    let lacking: Vec<&str> = model.external_files().into_iter().filter(|name| !is_there(name)).collect();
+    if lacking.is_empty() {
+        return said;
+    }
+    let shown: Vec<String> =
+        lacking.iter().take(FILES_SHOWN_MAX).map(|name| format!("'{}'", name.escape_debug())).collect();
+    let more = if lacking.len() > FILES_SHOWN_MAX { ", …" } else { "" };
+    EngineError::BadModel(format!(
+        "it keeps weights in other files, which did not come with it ({}{more}): give the folder with all its files",
+        shown.join(", ")
+    ))
 }
 
 /// The runtime's message without its C++ function names and source paths.

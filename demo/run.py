@@ -21,11 +21,7 @@ from urllib.parse import urlsplit
 
 import grey
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from sklearn.neural_network import MLPClassifier
+from digits import train, write_onnx
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".demo"
@@ -38,38 +34,6 @@ REPLAYS = 100
 
 def step(text: str) -> None:
     print(f"== {text}", flush=True)
-
-
-def train() -> tuple[MLPClassifier, np.ndarray, np.ndarray]:
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16.0).astype(np.float32)
-    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.25, random_state=7, stratify=labels)
-    classifier = MLPClassifier(hidden_layer_sizes=(64,), max_iter=400, random_state=7)
-    classifier.fit(x_train.astype(np.float64), y_train)
-    return classifier, x_test, y_test
-
-
-def write_onnx(classifier: MLPClassifier, path: Path) -> None:
-    """The classifier's weights as Gemm, Relu, Gemm, Softmax."""
-    (w1, w2), (b1, b2) = classifier.coefs_, classifier.intercepts_
-    weights = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
-    graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["pixels", "w1", "b1"], ["hidden"]),
-            helper.make_node("Relu", ["hidden"], ["active"]),
-            helper.make_node("Gemm", ["active", "w2", "b2"], ["scores"]),
-            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
-        ],
-        "digits",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["N", 64])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 10])],
-        [numpy_helper.from_array(w.astype(np.float32), name) for name, w in weights.items()],
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="grey-demo"
-    )
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 class Node:

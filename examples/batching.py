@@ -1,6 +1,6 @@
 """What `hold` and the number of callers do to batches: every image is a call of its own.
 
-    python examples/batching.py
+Run it: python examples/batching.py
 
 With `hold: none` nothing waits: an idle model takes what is there, and while it runs, calls gather. With `hold: fill`
 calls wait until a batch is full, for at most `max_wait_ms`: larger batches, and later answers for lonely callers.

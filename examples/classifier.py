@@ -1,30 +1,32 @@
-"""A classifier on a running node, asked over the network by the client of Triton.
+"""A classifier on a running node, asked over the network by many at once.
 
-grey serve &
-python examples/classifier.py [HOST:PORT]
+With a node under way (`grey serve`): python examples/classifier.py [URL]
 """
 
-import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import digits
-import tritonclient.http as triton
+import grey
 
-address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:8000"
+CALLERS = 16
+
+url = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
 images, labels = digits.train("digits.onnx")
 
-command = [sys.executable, "-m", "grey", "--url", f"http://{address}", "model", "add", "digits", "digits.onnx"]
-subprocess.run(command, check=True)
+with grey.Client(url) as client, ThreadPoolExecutor(CALLERS) as callers:
+    model = client.add("digits", "digits.onnx")
+    print(f"{model.id} version {model.version} is {model.state}: {model.inputs[0]} to {model.outputs[0]}")
+    # A call for each image, as they would come from many users: the node runs together what is there together.
+    results = list(callers.map(lambda image: client.infer("digits", {"pixels": image[None]}), images))
 
-with triton.InferenceServerClient(address, concurrency=8) as client:
-    print(client.get_model_metadata("digits")["inputs"])
-    # A request each, as they would come from many users: the node runs together what is there together.
-    pending = []
-    for image in images:
-        pixels = triton.InferInput("pixels", [1, 64], "FP32")
-        pixels.set_data_from_numpy(image[None])
-        pending.append(client.async_infer("digits", [pixels]))
-    answers = [p.get_result().as_numpy("probabilities").argmax() for p in pending]
-
+answers = [int(result["probabilities"].argmax()) for result in results]
 right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
 print(f"{right} of {len(labels)} images are recognised")
+
+# Inputs that are not the model's are refused, with what was expected.
+with grey.Client(url) as client:
+    try:
+        client.infer("digits", {"pixels": images[:, :8]})
+    except grey.InvalidArgument as e:
+        print(e)

@@ -1,6 +1,8 @@
 """An answer with a proof: kept in a file, verified by somebody who has no node, and refused once it is changed.
 
-python examples/proofs.py
+Run it: python examples/proofs.py
+
+Over the network `grey.Client` judges each proof on arrival: `client.infer(…, verify=grey.Policy(…))`.
 """
 
 import hashlib

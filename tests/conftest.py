@@ -60,10 +60,11 @@ class GreyNode:
         env: dict[str, str] | None = None,
         own_group: bool = False,
         python: str = sys.executable,
+        http: str = "127.0.0.1:0",
     ) -> None:
         self.data = data
         self.log_path = data.parent / f"{data.name}.log"
-        command = [python, "-m", "grey", "serve", "--http", "127.0.0.1:0", "--data", str(data), "--json", *args]
+        command = [python, "-m", "grey", "serve", "--http", http, "--data", str(data), "--json", *args]
         if config is not None:
             path = data.parent / f"{data.name}.yaml"
             path.write_text(config)

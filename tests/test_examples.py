@@ -44,11 +44,12 @@ def test_each_is_short_and_told_of() -> None:
 
 def test_classifier(tmp_path: Path, start: Any) -> None:
     node: GreyNode = start()
-    out = run("classifier.py", tmp_path, node.netloc)
+    out = run("classifier.py", tmp_path, node.url)
+    assert "digits version 1 is ready" in out
     right, of = map(int, re.search(r"(\d+) of (\d+) images are recognised", out).groups())  # type: ignore[union-attr]
     assert of == 450
     assert right > 0.95 * of
-    assert "digits version 1" in out
+    assert "expected [-1, 64], got [450, 8]" in out
 
 
 def test_batching(tmp_path: Path) -> None:

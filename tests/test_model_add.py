@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,42 @@ def test_a_form_without_an_end_registers_nothing(start: Any, models: Path) -> No
     files = node.data / "registry" / "models" / "m"
     wait_until(lambda: not any(p.is_file() for p in files.rglob("*")), "the files to be swept")
     assert node.cli_json("model", "list") == []
+
+
+def test_broken_forms_are_refused(start: Any, models: Path) -> None:
+    """Forms with bytes changed, cut and doubled: each gets an answer, and none leaves a trace of half a version."""
+    node = start()
+    model = (models / "scalar.onnx").read_bytes()
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="m.onnx"\r\n\r\n'
+    example = b'--b\r\nContent-Disposition: form-data; name="example"\r\n\r\n{"inputs":[]}\r\n'
+    whole = example + head + model + b"\r\n--b--\r\n"
+    random = Random(6)
+    seen = set()
+    for n in range(150):
+        form = bytearray(whole if n % 2 else whole.removeprefix(example))
+        for _ in range(random.randint(1, 4)):
+            at = random.randrange(len(form) or 1)
+            match random.randrange(4):
+                case 0:
+                    form[at : at + 1] = [random.randrange(256)]
+                case 1:
+                    del form[at:]
+                    form += b"\r\n"
+                case 2:
+                    form[at:at] = form[at : at + 40]
+                case _:
+                    del form[at : at + random.randint(1, 30)]
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        reply = node.request("POST", f"/grey/v1/models/m{n}?load=false", bytes(form), headers)
+        assert reply.status in {200, 201, 400, 413}, (n, reply.status, reply.body)
+        seen.add(reply.status)
+    assert {201, 400} <= seen
+    registered = {m["id"] for m in node.cli_json("model", "list")}
+    models_folder = node.data / "registry" / "models"
+    wait_until(
+        lambda: {f.relative_to(models_folder).parts[0] for f in models_folder.glob("*/files/*/*")} <= registered,
+        "the files of refused forms to be swept",
+    )
 
 
 def test_labels_are_set_shown_moved_and_taken_away(start: Any, models: Path) -> None:

@@ -380,7 +380,8 @@ def test_an_answer_to_something_else_is_refused(proven: Proven) -> None:
 
     another = "the node's answer is not one of this request: "
     lies: list[tuple[Callable[[Any], None], str, int]] = [
-        (rewritten(model_version="2"), f"{another}model_version: expected '1', found '2'", 1),
+        # Whether '1' is a label of that version is asked.
+        (rewritten(model_version="2"), f"{another}model_version: expected '1', found '2'", 2),
         (rewritten(model_version=1), f"{another}model_version: expected '1', found 1", 1),
         (lambda answer: answer.pop("model_version"), f"{another}model_version: expected '1', found none", 1),
         (rewritten(model_name="mlq"), f"{another}model_name: expected 'mlp', found 'mlq'", 1),

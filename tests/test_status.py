@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_a_model_at_a_glance(node: GreyNode) -> None:
 
 
 def test_what_waits_and_what_died(start: Any, models: Path) -> None:
-    node = start(config="models: {spin: {batch_axis: none}}\n")
+    node = start(config="drain_seconds: 0\nmodels: {spin: {batch_axis: none}}\n")
     node.add("spin", models / "spin.onnx")
     assert of(node, "spin")["queue"] == {"rows": 0, "rows_max": 65536, "oldest_wait_ms": 0}
     waiting = [in_background(lambda: node.infer("spin", spin(FOREVER, timeout=60_000_000))) for _ in range(3)]
@@ -102,10 +104,10 @@ def test_what_waits_and_what_died(start: Any, models: Path) -> None:
     assert status(node)["inflight_bytes"] > 0
     cpu = of(node, "spin")["hosts"][0]["usage"]["cpu_ms"]
     wait_until(lambda: of(node, "spin")["hosts"][0]["usage"]["cpu_ms"] > cpu + 50, "processor time to be seen")
-    node.request("POST", "/grey/v1/models/spin/unload")
-    node.kill()
-    for thread, _ in waiting:
+    node.stop()
+    for thread, answered in waiting:
         thread.join()
+        assert answered[0].status == 503
 
 
 def test_a_host_that_died_is_counted(start: Any, models: Path) -> None:
@@ -253,6 +255,29 @@ def test_top_of_no_node() -> None:
         done = subprocess.run([*command, f"--interval={wrong}"], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "expected seconds, 0.1 to 3600" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "says"), [(b"{}", "what is no status of a node: missing field `name`"), (b"<p>hello", "is not JSON")]
+)
+def test_top_of_another_server(body: bytes, says: str) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: standard error is the test's."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        command = [sys.executable, "-m", "grey", "--url", f"http://127.0.0.1:{server.server_port}", "top"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        server.shutdown()
+    assert done.returncode == 3
+    assert says in done.stderr
 
 
 class Terminal:

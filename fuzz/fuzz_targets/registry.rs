@@ -37,6 +37,8 @@ fn check_index(id: &ModelId, index: &Index) {
     assert!(entry.versions.keys().eq(index.manifests.keys()));
     assert!(entry.versions.keys().all(|v| !entry.removed.contains(v)));
     assert!(entry.labels.values().all(|v| entry.versions.contains_key(v)));
+    assert!(entry.examples.keys().all(|v| entry.versions.contains_key(v)));
+    assert!(!entry.versions.keys().any(|v| entry.labels.contains_key(v.as_str())));
     let again: IndexEntry = serde_json::from_slice(&serde_json::to_vec(entry).expect("JSON")).expect("ours");
     assert_eq!(again, *entry);
     for (version, m) in &index.manifests {

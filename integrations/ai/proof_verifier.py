@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from grey.proofs import InferenceProof, Policy, Proof, Verdict, verify
+from grey.proofs import InferenceProof, PolicyLike, Proof, Verdict, verify
 
 __all__ = ["InferenceProof", "Verdict", "verify_inference_proof"]
 
@@ -17,7 +17,7 @@ def verify_inference_proof(
     *,
     expected_measurement: str | bytes | None = None,
     software_keys: str | Iterable[str | bytes] | None = None,
-    policy: Policy | None = None,
+    policy: PolicyLike | None = None,
     **known: Any,
 ) -> Verdict:
     """Judge a proof; the verdict is true only if the proof is valid.

@@ -1,8 +1,8 @@
 """Grey: a model server that batches requests and isolates models.
 
 The package holds the ``grey`` command (``python -m grey``); ``grey serve --help`` is the place to start.
-:class:`Node` is a node inside this process. :func:`verify` judges a proof of inference, without a node and without a
-network.
+:class:`Client` talks to a node, :class:`Node` is one inside this process, and :func:`verify` judges a proof of
+inference without any node.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,14 @@ from grey._native import ProofInputError, __version__
 # Names of this package by the module that they are in. Engine hosts import the package too, one process per
 # model: they load nothing of it before it is asked for.
 _HOMES = {
+    "grey.client": ("AsyncClient", "Client", "replay"),
     "grey.errors": (
         "AlreadyExists",
+        "BadAnswer",
         "Cancelled",
+        "Closed",
+        "ConnectFailed",
+        "ConnectionBroken",
         "DeadlineExceeded",
         "Error",
         "FailedPrecondition",
@@ -24,9 +29,11 @@ _HOMES = {
         "InvalidArgument",
         "LoadFailed",
         "ModelFailed",
+        "NotANode",
         "NotFound",
         "Overloaded",
         "PermissionDenied",
+        "ProofRejected",
         "QuotaExceeded",
         "TooLarge",
         "Unavailable",
@@ -34,16 +41,23 @@ _HOMES = {
         "UnsupportedMedia",
     ),
     "grey.node": ("AsyncNode", "Node"),
+    "grey.policy": ("MinTcb", "Policy", "Roots"),
     "grey.proofs": ("Check", "InferenceProof", "Verdict", "bundle", "verify", "verify_session"),
-    "grey.results": ("InferResult", "Model", "ModelStatus", "TensorSpec"),
+    "grey.results": ("InferResult", "Model", "ModelStatus", "NodeInfo", "Replay", "TensorSpec"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AlreadyExists",
+    "AsyncClient",
     "AsyncNode",
+    "BadAnswer",
     "Cancelled",
     "Check",
+    "Client",
+    "Closed",
+    "ConnectFailed",
+    "ConnectionBroken",
     "DeadlineExceeded",
     "Error",
     "FailedPrecondition",
@@ -54,15 +68,22 @@ __all__ = [
     "Internal",
     "InvalidArgument",
     "LoadFailed",
+    "MinTcb",
     "Model",
     "ModelFailed",
     "ModelStatus",
     "Node",
+    "NodeInfo",
+    "NotANode",
     "NotFound",
     "Overloaded",
     "PermissionDenied",
+    "Policy",
     "ProofInputError",
+    "ProofRejected",
     "QuotaExceeded",
+    "Replay",
+    "Roots",
     "TensorSpec",
     "TooLarge",
     "Unavailable",
@@ -71,14 +92,20 @@ __all__ = [
     "Verdict",
     "__version__",
     "bundle",
+    "replay",
     "verify",
     "verify_session",
 ]
 
 if TYPE_CHECKING:
+    from grey.client import AsyncClient, Client, replay
     from grey.errors import (
         AlreadyExists,
+        BadAnswer,
         Cancelled,
+        Closed,
+        ConnectFailed,
+        ConnectionBroken,
         DeadlineExceeded,
         Error,
         FailedPrecondition,
@@ -88,9 +115,11 @@ if TYPE_CHECKING:
         InvalidArgument,
         LoadFailed,
         ModelFailed,
+        NotANode,
         NotFound,
         Overloaded,
         PermissionDenied,
+        ProofRejected,
         QuotaExceeded,
         TooLarge,
         Unavailable,
@@ -98,8 +127,9 @@ if TYPE_CHECKING:
         UnsupportedMedia,
     )
     from grey.node import AsyncNode, Node
+    from grey.policy import MinTcb, Policy, Roots
     from grey.proofs import Check, InferenceProof, Verdict, bundle, verify, verify_session
-    from grey.results import InferResult, Model, ModelStatus, TensorSpec
+    from grey.results import InferResult, Model, ModelStatus, NodeInfo, Replay, TensorSpec
 else:
 
     def __getattr__(name: str) -> Any:

@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grey import _native
 from grey._native import ProofInputError
+
+if TYPE_CHECKING:
+    from grey.policy import Policy
 
 NOW_MAX = 2**63 - 1
 
@@ -65,17 +68,21 @@ def json_text(place: str, members: Mapping[str, Any]) -> str:
         raise ProofInputError(f"{place}: expected values that JSON has, found {e}") from e
 
 
-def policy_text(policy: Mapping[str, Any] | str | os.PathLike[str] | None) -> str:
-    """A policy in JSON: of a mapping, of a text in JSON, or of a file in YAML (`.json`: JSON).
+def policy_text(policy: Policy | Mapping[str, Any] | str | os.PathLike[str] | None) -> str:
+    """A policy in JSON: of a :class:`grey.Policy`, a mapping, a text in JSON, or a file in YAML (`.json`: JSON).
 
     A policy is the caller's own, so a ``str`` that is no JSON object may name a file.
     """
+    from grey.policy import Policy
+
+    if isinstance(policy, Policy):
+        policy = policy.to_dict()
     if policy is None or isinstance(policy, Mapping):
         return json_text("policy", policy or {})
     if isinstance(policy, str) and policy.lstrip().startswith("{"):
         return policy
     if not isinstance(policy, (str, os.PathLike)):
-        raise ProofInputError(f"policy: expected a mapping, JSON or a path, found {kind(policy)}")
+        raise ProofInputError(f"policy: expected a Policy, a mapping, JSON or a path, found {kind(policy)}")
     text = as_text("policy", Path(policy).read_bytes())
     return text if Path(policy).suffix == ".json" else _native.policy_from_yaml(text)
 

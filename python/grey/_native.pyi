@@ -8,6 +8,7 @@ from typing import Any, final
 __all__ = [
     "ERROR_KINDS",
     "Call",
+    "Client",
     "Node",
     "ProofInputError",
     "Room",
@@ -32,6 +33,106 @@ class Call:
 
     def cancel(self) -> None:
         """Give the call up: what waits in a queue leaves it, the result of what runs is dropped."""
+
+@final
+class Client:
+    """A client of a node. Methods ``…_async`` belong into the thread of a running event loop; they return an asyncio
+    future and its :class:`Call`. All raise the exceptions of ``grey.errors``, ``Forked`` among them. Times are in
+    seconds, infinite ones for none; a call's time is by default the client's.
+    """
+
+    def __new__(
+        cls,
+        url: str,
+        tenant: str | None,
+        timeout: float,
+        load_timeout: float,
+        connect_timeout: float,
+        retries: int,
+        connections: int,
+        answer_bytes: int,
+    ) -> Client:
+        """A client that connects when it is first needed."""
+
+    def infer(
+        self,
+        model: str,
+        version: str | None,
+        inputs: dict[str, Any],
+        outputs: list[str] | None,
+        timeout: float | None,
+        options: dict[str, Any] | None,
+    ) -> Any:
+        """Run a model.
+
+        :param inputs: plain arrays by name, as ``grey._arrays`` calls them.
+        :param options: what was given of ``tenant``, ``id``, ``parameters``, ``prove``, ``nonce``, ``salt``, ``verify``
+            (a policy in JSON) and ``model_hash`` (known values in JSON).
+        :returns: a ``grey.InferResult``; ``None`` if an input is not plain.
+        """
+
+    def infer_async(
+        self,
+        model: str,
+        version: str | None,
+        inputs: dict[str, Any],
+        outputs: list[str] | None,
+        timeout: float | None,
+        options: dict[str, Any] | None,
+    ) -> tuple[asyncio.Future[Any], Call] | None:
+        """As :meth:`infer`."""
+
+    def replay(
+        self, proof: bytes, inputs: dict[str, Any], salt: bytes | None, timeout: float | None
+    ) -> tuple[str, dict[str, Any]] | None:
+        """Run a proof's request again.
+
+        :returns: how that ended, in JSON, and the outputs by name; ``None`` if an input is not plain.
+        """
+
+    def replay_async(
+        self, proof: bytes, inputs: dict[str, Any], salt: bytes | None, timeout: float | None
+    ) -> tuple[asyncio.Future[tuple[str, dict[str, Any]]], Call] | None:
+        """As :meth:`replay`."""
+
+    def manage(
+        self, verb: str, model: str | None = None, version: str | None = None, timeout: float | None = None
+    ) -> str:
+        """Ask or tell the node about its models and itself.
+
+        :param verb: ``models``, ``node``, ``model``, ``signature``, ``ready``, ``load``, ``unload`` or ``remove``.
+        :returns: the answer in JSON.
+        """
+
+    def manage_async(
+        self, verb: str, model: str | None = None, version: str | None = None, timeout: float | None = None
+    ) -> tuple[asyncio.Future[str], Call]:
+        """As :meth:`manage`."""
+
+    def add(
+        self,
+        model: str,
+        file: Path,
+        version: str | None,
+        metadata: Mapping[str, str],
+        load: bool,
+        timeout: float | None,
+    ) -> str:
+        """Register a model's file, and load it if ``load``; the answer is JSON."""
+
+    def add_async(
+        self,
+        model: str,
+        file: Path,
+        version: str | None,
+        metadata: Mapping[str, str],
+        load: bool,
+        timeout: float | None,
+    ) -> tuple[asyncio.Future[str], Call]:
+        """As :meth:`add`."""
+
+    def close(self) -> None:
+        """Close all connections; calls that are under way fail. Does nothing in a forked child."""
 
 @final
 class Room:

@@ -5,11 +5,19 @@ All are :class:`Error`. Some are a built-in exception as well, so that ``except 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from grey.proofs import InferenceProof
+    from grey.verdict import Verdict
 
 __all__ = [
     "AlreadyExists",
+    "BadAnswer",
     "Cancelled",
+    "Closed",
+    "ConnectFailed",
+    "ConnectionBroken",
     "DeadlineExceeded",
     "Error",
     "FailedPrecondition",
@@ -19,9 +27,11 @@ __all__ = [
     "InvalidArgument",
     "LoadFailed",
     "ModelFailed",
+    "NotANode",
     "NotFound",
     "Overloaded",
     "PermissionDenied",
+    "ProofRejected",
     "QuotaExceeded",
     "TooLarge",
     "Unavailable",
@@ -166,6 +176,77 @@ class Forked(Error, RuntimeError):
     kind = "forked"
 
 
+class ConnectFailed(Error, ConnectionError):
+    """There is no connection to the node: nobody listens there, no such host, no answer in time. Nothing was sent."""
+
+    kind = "connect_failed"
+    retryable = True
+
+
+class ConnectionBroken(Error, ConnectionError):
+    """The connection ended in the middle of the request or of the answer. Whether the node did it is not known."""
+
+    kind = "connection_broken"
+    retryable = True
+
+
+class NotANode(Error):
+    """What answered is no Grey node: no HTTP, or other pages than a node has."""
+
+    kind = "not_a_node"
+
+
+class BadAnswer(Error):
+    """The answer lies about sizes, is not one to this request, cannot be read, or is too large."""
+
+    kind = "bad_answer"
+
+
+class Closed(Error, RuntimeError):
+    """The client was closed."""
+
+    kind = "closed"
+
+
+_NO_VERDICT = '{"overall": "not valid", "checks": []}'
+
+
+class ProofRejected(Error):
+    """The proof of an answer is not valid by the policy that was asked for, so the answer is withheld.
+
+    :ivar verdict: every check, and what was found.
+    :ivar proof: the proof, to be looked at.
+    """
+
+    kind = "proof_rejected"
+
+    def __init__(
+        self, message: str, retry_after: float | None = None, verdict: str = _NO_VERDICT, proof: bytes = b""
+    ) -> None:
+        """
+        :param verdict: in JSON.
+        :param proof: the proof's bundle.
+        """
+        super().__init__(message, retry_after)
+        self._verdict = verdict
+        self._proof = proof
+
+    @property
+    def verdict(self) -> Verdict:
+        from grey.verdict import Verdict
+
+        return Verdict.from_json(self._verdict)
+
+    @property
+    def proof(self) -> InferenceProof:
+        from grey.proofs import InferenceProof
+
+        return InferenceProof.from_bundle(self._proof)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.message, self.retry_after, self._verdict, self._proof))
+
+
 BY_KIND: dict[str, type[Error]] = {
     c.kind: c
     for c in (
@@ -187,5 +268,11 @@ BY_KIND: dict[str, type[Error]] = {
         Unsupported,
         Internal,
         Forked,
+        ConnectFailed,
+        ConnectionBroken,
+        NotANode,
+        BadAnswer,
+        Closed,
+        ProofRejected,
     )
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grey import _arrays, _native
+from grey._calls import outcome, texts
 from grey.errors import InvalidArgument
 from grey.results import InferResult, Model, ModelStatus, TensorSpec
 
@@ -237,7 +238,7 @@ class AsyncNode(_Base):
 
     async def close(self, timeout: float | None = None) -> None:
         """As :meth:`Node.close`."""
-        await _outcome(self._native.close_async(timeout))
+        await outcome(self._native.close_async(timeout))
         self._end()
 
     async def infer(
@@ -269,7 +270,7 @@ class AsyncNode(_Base):
             if started is None:
                 inputs, left = _arrays.prepare(inputs, await self._signature(model, version)), _left(end)
             elif type(started) is int:
-                room = await _outcome(self._native.room_async(started, left))
+                room = await outcome(self._native.room_async(started, left))
                 left = _left(end)
             else:
                 break
@@ -284,7 +285,7 @@ class AsyncNode(_Base):
         return _inputs_of(await self._manage("signature", model, version))
 
     async def _manage(self, verb: str, model: str | None = None, version: str | None = None) -> str:
-        return await _outcome(self._native.manage_async(verb, model, version))  # type: ignore[no-any-return]
+        return await outcome(self._native.manage_async(verb, model, version))  # type: ignore[no-any-return]
 
     async def models(self) -> list[ModelStatus]:
         """As :meth:`Node.models`."""
@@ -307,7 +308,7 @@ class AsyncNode(_Base):
     ) -> Model:
         """As :meth:`Node.add`."""
         adding = self._native.add_async(*_addition(model, files, version, labels, metadata, example, load))
-        return _added(await _outcome(adding))
+        return _added(await outcome(adding))
 
     async def load(self, model: str, *, version: str | None = None) -> Model:
         """As :meth:`Node.load`."""
@@ -341,15 +342,6 @@ def _end(native: _native.Node, temporary: str | None, pid: int) -> None:
     native.close(0)
     if temporary is not None:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-async def _outcome(started: tuple[Any, _native.Call]) -> Any:
-    future, call = started
-    try:
-        return await future
-    except asyncio.CancelledError:
-        call.cancel()
-        raise
 
 
 def _left(end: float | None) -> float | None:
@@ -392,11 +384,7 @@ def _addition(
 ) -> tuple[str, list[Path], str | None, list[str], dict[str, str], dict[str, Any] | None, bool]:
     paths = [files] if isinstance(files, (str, os.PathLike)) else files
     plain = None if example is None else _arrays.prepare(example, ())
-    return model, [Path(path) for path in paths], version, list(labels), _texts(metadata), plain, load
-
-
-def _texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()}
+    return model, [Path(path) for path in paths], version, list(labels), texts(metadata), plain, load
 
 
 def _config_text(config: Config | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from grey import _inputs, _native
 from grey._native import ProofInputError
 from grey._tensors import Tensors, known_tensors
+from grey.policy import Policy
 from grey.verdict import Check, Verdict
 
 __all__ = ["Check", "InferenceProof", "ProofInputError", "Verdict", "bundle", "verify", "verify_session"]
@@ -113,7 +114,7 @@ class InferenceProof:
 
 
 Proof = InferenceProof | bytes | str | Mapping[str, Any] | os.PathLike[str]
-Policy = Mapping[str, Any] | str | os.PathLike[str]
+PolicyLike = Policy | Mapping[str, Any] | str | os.PathLike[str]
 
 _BYTES = frozenset({"report_data", "signature", "nonce", "proof"})
 # What stands for members that a view may leave out.
@@ -126,7 +127,7 @@ _TEXTS = frozenset(
 def verify(
     proof: Proof,
     *,
-    policy: Policy | None = None,
+    policy: PolicyLike | None = None,
     known: Mapping[str, Any] | str | None = None,
     now: int | datetime | None = None,
     software_keys: str | Iterable[str | bytes] | None = None,
@@ -149,7 +150,7 @@ def verify(
     :param proof: a bundle as bytes, an :class:`InferenceProof`, its JSON as text or mapping, or the
         :class:`~pathlib.Path` of a file with a bundle or JSON. A ``str`` is never a path, since it may be what a
         stranger sent. Of JSON and :class:`InferenceProof` every member is compared with the bundle inside.
-    :param policy: a mapping, a JSON text, or the path of a file in YAML (``.json``: JSON).
+    :param policy: a :class:`grey.Policy`, a mapping, a JSON text, or the path of a file in YAML (``.json``: JSON).
     :param known: as in the proof format, a mapping or its JSON; the parameters below add to it.
     :param now: Unix seconds, or a datetime with a time zone; by default this machine's clock.
     :param software_keys: allows proofs without hardware, of these node keys (32 bytes, or hex), or of ``"any"``.
@@ -206,7 +207,7 @@ def bundle(proof: bytes, session: bytes) -> bytes:
 def verify_session(
     session: bytes | os.PathLike[str],
     *,
-    policy: Policy | None = None,
+    policy: PolicyLike | None = None,
     known: Mapping[str, Any] | str | None = None,
     now: int | datetime | None = None,
     software_keys: str | Iterable[str | bytes] | None = None,
@@ -230,7 +231,7 @@ def verify_session(
 
 
 def _policy(
-    policy: Policy | None,
+    policy: PolicyLike | None,
     software_keys: str | Iterable[str | bytes] | None,
     expected_measurement: str | bytes | None,
     expected_mrenclave: str | bytes | None,

@@ -40,6 +40,39 @@ def test_the_stub_is_the_native_module(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_user_s_program_is_type_checked(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import grey
+
+async def main() -> None:
+    async with grey.AsyncClient("http://localhost:8000") as client:
+        result = await client.infer("m", {"x": [1]}, verify=grey.Policy(software_keys="any"))
+        reveal_type(result)
+        reveal_type(result["y"])
+with grey.Client("http://localhost:8000", timeout=1) as client:
+    reveal_type(client.models())
+    client.infer("m", [1], timeout="soon")
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), str(program)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    revealed = [
+        line.partition("Revealed type is ")[2].strip('"') for line in done.stdout.splitlines() if "Reveal" in line
+    ]
+    assert revealed[0] == "grey.results.InferResult", done.stdout
+    assert revealed[1].startswith("numpy.ndarray[")
+    assert revealed[2].removeprefix("builtins.") == "list[grey.results.ModelStatus]"
+    [error] = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert 'incompatible type "str"; expected "float | None"' in error
+
+
 def test_a_host_outside_a_node_says_what_it_is() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "grey.host"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

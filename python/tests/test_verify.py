@@ -375,7 +375,7 @@ def test_forms_of_a_policy(ask: Callable[..., grey.Verdict], good: vectors.Vecto
         ({"expected_mrsigner": OTHER_HASH}, "^policy/expected_product: "),
         ('{"mode": "fresh", "mode": "fresh"}', "^policy: expected each member once, found 'mode' twice"),
         ("{", "^policy: expected JSON"),
-        (3, "^policy: expected a mapping, JSON or a path, found int"),
+        (3, "^policy: expected a Policy, a mapping, JSON or a path, found int"),
     ],
     ids=str,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -35,12 +35,23 @@ DTYPES = {
 }
 
 
+# One for all: each client that is made reads the system's certificates.
+LOOP = asyncio.new_event_loop()
+CLIENT = InferenceRESTClient(RESTConfig(protocol="v2"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    LOOP.run_until_complete(CLIENT.close())
+    LOOP.close()
+
+
 def ask(call: Callable[[InferenceRESTClient], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        async with InferenceRESTClient(RESTConfig(protocol="v2", verify=False)) as client:
-            return await call(client)
+        return await call(CLIENT)
 
-    return asyncio.run(run())
+    return LOOP.run_until_complete(run())
 
 
 def infer(model: str, request: InferRequest | dict[str, Any], **more: Any) -> InferResponse:

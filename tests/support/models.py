@@ -69,6 +69,28 @@ def mlp() -> onnx.ModelProto:
     )
 
 
+def affine() -> onnx.ModelProto:
+    """y = x0 + 2 x1: for examples, whose readers can check it."""
+    weights = np.array([[1], [2]], np.float32)
+    return model(
+        [h.make_node("MatMul", ["x", "w"], ["y"])],
+        [value("x", T.FLOAT, ["N", 2])],
+        [value("y", T.FLOAT, ["N", 1])],
+        [constant("w", weights)],
+    )
+
+
+def digits() -> onnx.ModelProto:
+    """What the README's model takes and gives; it has not learnt anything."""
+    weights = np.random.default_rng(3).normal(size=(64, 10)).astype(np.float32)
+    return model(
+        [h.make_node("MatMul", ["pixels", "w"], ["z"]), h.make_node("Softmax", ["z"], ["probabilities"], axis=1)],
+        [value("pixels", T.FLOAT, ["N", 64])],
+        [value("probabilities", T.FLOAT, ["N", 10])],
+        [constant("w", weights)],
+    )
+
+
 def identity(kind: int, shape: list[int | str | None]) -> onnx.ModelProto:
     return model([h.make_node("Identity", ["x"], ["y"])], [value("x", kind, shape)], [value("y", kind, shape)])
 
@@ -440,6 +462,8 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     models = {
         "mlp": mlp(),
+        "affine": affine(),
+        "digits": digits(),
         "simple": simple(),
         "softmax_over_rows": softmax_over_rows(),
         "time_major": time_major(),

@@ -124,6 +124,31 @@ impl ErrorKind {
         }
     }
 
+    /// The kind of a [`name`](ErrorKind::name).
+    pub fn from_name(name: &str) -> Option<ErrorKind> {
+        ErrorKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The kind that an HTTP status stands for where nothing else tells: of several, the most general one.
+    /// `None` for a status that no kind has.
+    pub const fn from_http_status(status: u16) -> Option<ErrorKind> {
+        Some(match status {
+            400 => ErrorKind::InvalidArgument,
+            403 => ErrorKind::PermissionDenied,
+            404 => ErrorKind::NotFound,
+            409 => ErrorKind::FailedPrecondition,
+            413 => ErrorKind::TooLarge,
+            415 => ErrorKind::UnsupportedMedia,
+            429 => ErrorKind::QuotaExceeded,
+            499 => ErrorKind::Cancelled,
+            500 => ErrorKind::Internal,
+            501 => ErrorKind::Unsupported,
+            503 => ErrorKind::Unavailable,
+            504 => ErrorKind::DeadlineExceeded,
+            _ => return None,
+        })
+    }
+
     /// Whether the same request, sent again later, may succeed without any change.
     pub const fn retryable(self) -> bool {
         matches!(self, ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::HostDied | ErrorKind::QuotaExceeded)

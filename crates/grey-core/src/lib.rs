@@ -10,6 +10,7 @@ mod error;
 mod infer;
 mod name;
 mod nearest;
+pub mod oip;
 mod payload;
 mod signature;
 mod tensor;

@@ -56,9 +56,14 @@ pub(crate) fn process(_py: Python<'_>) -> PyResult<&'static Process> {
 }
 
 impl Process {
+    /// Whether this is the process that it was made in.
+    pub(crate) fn is_here(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
     /// Refuses whatever was made in another process.
     pub(crate) fn here(&'static self, py: Python<'_>) -> PyResult<&'static Process> {
-        if self.pid == std::process::id() { Ok(self) } else { Err(forked(py, self.pid)) }
+        if self.is_here() { Ok(self) } else { Err(forked(py, self.pid)) }
     }
 
     /// Runs `future` while other Python threads go on. A signal's exception (Ctrl-C) ends the wait and drops it.

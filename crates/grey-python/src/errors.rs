@@ -1,7 +1,11 @@
 //! Grey's errors as the exceptions of `grey.errors`.
 
 use grey_core::{Error, ErrorKind};
-use pyo3::{prelude::*, sync::PyOnceLock, types::PyDict};
+use pyo3::{
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyBytes, PyDict},
+};
 
 /// Words of all kinds, for the test that sees that each has its class.
 pub(crate) fn kinds() -> Vec<&'static str> {
@@ -12,6 +16,32 @@ pub(crate) fn kinds() -> Vec<&'static str> {
 pub(crate) fn raised(py: Python<'_>, e: &Error) -> PyErr {
     let after = e.retry_after().map(|d| d.as_secs_f64());
     exception(py, e.kind().name(), (e.message(), after))
+}
+
+/// The exception for what a client of a node far away failed with.
+pub(crate) fn raised_by_client(py: Python<'_>, e: &grey_client::Error) -> PyErr {
+    use grey_client::Error as E;
+    let word = match e {
+        E::Refused(r) => {
+            let after = r.retry_after.map(|d| d.as_secs_f64());
+            return exception(py, r.kind.name(), (&r.message, after));
+        }
+        E::ProofRejected(r) => {
+            let verdict = match serde_json::to_string(&r.verdict) {
+                Ok(text) => text,
+                Err(why) => return exception(py, ErrorKind::Internal.name(), (why.to_string(),)),
+            };
+            return exception(py, "proof_rejected", (e.to_string(), py.None(), verdict, PyBytes::new(py, &r.bundle)));
+        }
+        E::Argument(_) => ErrorKind::InvalidArgument.name(),
+        E::Deadline(_) => ErrorKind::DeadlineExceeded.name(),
+        E::Connect(_) => "connect_failed",
+        E::Broken(_) => "connection_broken",
+        E::NotANode(_) => "not_a_node",
+        E::Answer(_) => "bad_answer",
+        E::Closed => "closed",
+    };
+    exception(py, word, (e.to_string(),))
 }
 
 /// The exception for the use of what belongs to the process that this one was forked from.

@@ -3,11 +3,13 @@
 
 mod arrays;
 mod bridge;
+mod client;
 mod clock;
 mod errors;
 mod line;
 mod node;
 mod proofs;
+mod values;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -44,5 +46,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<node::Node>()?;
     m.add_class::<node::Room>()?;
     m.add_class::<bridge::Call>()?;
+    m.add_class::<client::Client>()?;
     proofs::add_to(m)
 }

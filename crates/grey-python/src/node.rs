@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use grey::{HostCommand, HostContext};
 use grey_core::{
-    Error, ErrorKind, InferRequest, InferResponse, Label, ModelId, ModelRef, NONCE_BYTES, Parameter, Parameters,
-    ProofRequest, Result, Tenant, Tensor, Version, VersionChoice,
+    Error, ErrorKind, InferRequest, InferResponse, Label, ModelId, ModelRef, NONCE_BYTES, Parameters, ProofRequest,
+    Result, Tenant, Tensor, Version, VersionChoice,
 };
 use grey_proof::{Bundle, SessionBundle};
 use grey_server::NodeConfig;
@@ -20,8 +20,7 @@ use grey_serving::{MetricsFormat, NewVersion};
 use pyo3::{
     exceptions::PyTypeError,
     prelude::*,
-    sync::PyOnceLock,
-    types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyString},
+    types::{PyBytes, PyDict, PyString},
 };
 use tokio::io::AsyncReadExt as _;
 
@@ -31,6 +30,7 @@ use crate::{
     clock,
     errors::raised,
     line::{Held, Lines},
+    values::{Made, infer_result, parameters, salt, seconds},
 };
 
 /// Bytes that are read from a model's file at once.
@@ -316,11 +316,7 @@ impl Options {
                     out.proof.get_or_insert_default().nonce = Some(nonce);
                 }
                 "salt" => {
-                    let salt = value.extract::<Bound<'_, PyBytes>>()?;
-                    let salt: [u8; 32] = salt.as_bytes().try_into().map_err(|_| {
-                        let found = salt.as_bytes().len();
-                        raised(py, &Error::invalid(format!("salt: expected 32 bytes, found {found}")))
-                    })?;
+                    let salt = salt(&value)?;
                     out.proof.get_or_insert_default().salt = Some(salt);
                 }
                 other => return Err(PyTypeError::new_err(format!("unknown option '{other}'"))),
@@ -330,39 +326,9 @@ impl Options {
     }
 }
 
-/// Parameters of the Open Inference Protocol, of a dict.
-fn parameters(given: &Bound<'_, PyAny>) -> PyResult<Parameters> {
-    let mut out = Parameters::new();
-    for (name, value) in given.cast::<PyDict>()?.iter() {
-        let name: String = name.extract()?;
-        // A bool is an int to Python.
-        let value = if value.is_instance_of::<PyBool>() {
-            Parameter::Bool(value.extract()?)
-        } else if value.is_instance_of::<PyInt>() {
-            Parameter::Int(value.extract()?)
-        } else if value.is_instance_of::<PyFloat>() {
-            Parameter::Float(value.extract()?)
-        } else if value.is_instance_of::<PyString>() {
-            Parameter::Text(value.extract()?)
-        } else {
-            let found = value.get_type().name()?;
-            return Err(PyTypeError::new_err(format!(
-                "parameter '{name}': expected a bool, an int, a float or a text, found {found}"
-            )));
-        };
-        out.insert(name, value);
-    }
-    Ok(out)
-}
-
 fn reference(model: &str, version: Option<&str>) -> Result<ModelRef> {
     let version = version.map_or(Ok(VersionChoice::Latest), str::parse)?;
     Ok(ModelRef { id: ModelId::new(model)?, version })
-}
-
-fn seconds(py: Python<'_>, timeout: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(timeout)
-        .map_err(|_| raised(py, &Error::invalid(format!("timeout: expected seconds, 0 or more, found {timeout}"))))
 }
 
 fn deadline(py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Instant>> {
@@ -388,40 +354,20 @@ async fn answer(node: grey_serving::Node, lines: Arc<Lines>, (request, mut held)
 
 /// A `grey.InferResult`.
 fn result(py: Python<'_>, answered: Answered) -> PyResult<Py<PyAny>> {
-    static CLASSES: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
-    let [infer_result, inference_proof] = CLASSES.get_or_try_init(py, || {
-        let results = py.import("grey.results")?.getattr("InferResult")?.unbind();
-        Ok::<_, PyErr>([results, py.import("grey.proofs")?.getattr("InferenceProof")?.unbind()])
-    })?;
     let (response, bundle, held) = answered.map_err(|e| raised(py, &e))?;
     let outputs = arrays::arrays(py, &response.outputs)?;
     drop(held);
-    let parameters = PyDict::new(py);
-    for (name, value) in &response.parameters {
-        match value {
-            Parameter::Bool(v) => parameters.set_item(name, v)?,
-            Parameter::Int(v) => parameters.set_item(name, v)?,
-            Parameter::Float(v) => parameters.set_item(name, v)?,
-            Parameter::Text(v) => parameters.set_item(name, v)?,
-        }
-    }
-    let proof = match bundle {
-        None => py.None(),
-        Some(bundle) => inference_proof.call_method1(py, "from_bundle", (PyBytes::new(py, &bundle),))?,
+    let made = Made {
+        model: response.model.as_str(),
+        version: response.version.as_str(),
+        id: &response.id,
+        parameters: &response.parameters,
+        bundle: bundle.as_deref(),
+        verdict: None,
+        queue_seconds: Some(response.queue_time.as_secs_f64()),
+        execute_seconds: Some(response.execute_time.as_secs_f64()),
     };
-    infer_result.call1(
-        py,
-        (
-            outputs,
-            response.model.as_str(),
-            response.version.as_str(),
-            response.id,
-            parameters,
-            proof,
-            response.queue_time.as_secs_f64(),
-            response.execute_time.as_secs_f64(),
-        ),
-    )
+    infer_result(py, &outputs, made)
 }
 
 fn text(py: Python<'_>, answer: Result<String>) -> PyResult<Py<PyAny>> {

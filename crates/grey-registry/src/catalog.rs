@@ -337,6 +337,13 @@ impl Catalog {
         .await
     }
 
+    /// Whether a version to be added, of this name if it has one yet, could get `labels`: said before its files come.
+    pub async fn check_labels(&self, id: &ModelId, version: Option<&Version>, labels: &BTreeSet<Label>) -> Result<()> {
+        let index = self.0.models.read().await.get(id).cloned();
+        let entry = index.map_or_else(|| IndexEntry::next(None, 0, String::new()), |i| i.entry.clone());
+        labels.iter().try_for_each(|label| entry.check_label(id, version, label))
+    }
+
     /// Takes a label away. `NotFound` names those that there are.
     pub async fn unlabel(&self, id: &ModelId, label: &Label) -> Result<()> {
         let (catalog, id, label) = (self.clone(), id.clone(), label.clone());
@@ -376,13 +383,7 @@ impl Catalog {
     /// example gave way. The caller holds `writing`.
     async fn apply(&self, id: &ModelId, version: &Version, marks: &Marks, entry: &mut IndexEntry) -> Result<bool> {
         for label in &marks.labels {
-            if let Some(why) = entry.label_refusal(label) {
-                let m = format!("model '{id}' cannot have the label '{label}': {why}; choose another name");
-                return Err(Error::new(ErrorKind::AlreadyExists, m));
-            }
-            if label.as_str() == version.as_str() {
-                return Err(Error::invalid(format!("version '{version}' cannot have its own name as a label")));
-            }
+            entry.check_label(id, Some(version), label)?;
             entry.labels.insert(label.clone(), version.clone());
         }
         if entry.labels.len() > LABELS_MAX {
@@ -566,6 +567,17 @@ fn contradicts(path: &StorePath, wrong: &str) -> Error {
 }
 
 impl IndexEntry {
+    /// Whether `version` may have this label.
+    fn check_label(&self, id: &ModelId, version: Option<&Version>, label: &Label) -> Result<()> {
+        if version.is_some_and(|v| v.as_str() == label.as_str()) {
+            return Err(Error::invalid(format!("version '{label}' cannot have its own name as a label")));
+        }
+        self.label_refusal(label).map_or(Ok(()), |why| {
+            let m = format!("model '{id}' cannot have the label '{label}': {why}; choose another name");
+            Err(Error::new(ErrorKind::AlreadyExists, m))
+        })
+    }
+
     /// Whether a version of this name may be added.
     fn check_new(&self, id: &ModelId, v: &Version) -> Result<()> {
         let refused = |m: String| Err(Error::new(ErrorKind::AlreadyExists, m));

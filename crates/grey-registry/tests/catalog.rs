@@ -238,6 +238,14 @@ async fn marks_suite(store: Arc<dyn ObjectStore>) {
     assert_eq!(add(&c, "m", Some("eu"), "four").await.unwrap_err().kind(), ErrorKind::AlreadyExists);
     c.remove(&id("m"), Some(&v("beta"))).await.unwrap();
     assert_eq!(kind(c.mark(&id("m"), &v("1"), marks(&["beta"], None)).await), ErrorKind::AlreadyExists);
+    let early = |labels: &[&str], version: Option<&str>| {
+        let (labels, version) = (marks(labels, None).labels, version.map(v));
+        let c = c.clone();
+        async move { c.check_labels(&id("m"), version.as_ref(), &labels).await }
+    };
+    assert_eq!(kind(early(&["beta"], None).await), ErrorKind::AlreadyExists);
+    assert_eq!(kind(early(&["own"], Some("own")).await), ErrorKind::InvalidArgument);
+    early(&["eu", "fresh", "latest"], Some("own")).await.unwrap();
     assert_eq!(kind(c.unlabel(&id("m"), &label("latest")).await), ErrorKind::InvalidArgument);
     assert_eq!(kind(c.unlabel(&id("m"), &label("none")).await), ErrorKind::NotFound);
     let many: Vec<String> = (0..1000).map(|n| format!("l{n}")).collect();

@@ -48,6 +48,7 @@ pub(crate) enum Outcome {
 impl Adding {
     /// Begins to add a version.
     pub(crate) async fn begin(catalog: &Catalog, what: NewVersion) -> Result<Adding> {
+        catalog.check_labels(&what.id, what.version.as_ref(), &what.labels).await?;
         let session = catalog.begin_add(what.id.clone(), what.version.clone()).await?;
         Ok(Adding { session, what, example: None })
     }

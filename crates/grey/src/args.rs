@@ -1,18 +1,22 @@
 //! The grammar of the command line.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use grey_core::{ModelId, Version};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
 use crate::{
+    bench::{BenchArgs, time},
+    completions::CompletionsArgs,
     config::ConfigVerb,
     doctor::DoctorArgs,
     encoding::{Base64, SaltSource, Seconds, SoftwareKey, hex32, measurement, model_hash, nonce},
     engine::EngineCommand,
+    infer::{ImageArgs, InputArg},
     model::ModelCommand,
     settings::SettingArgs,
+    style::ColorArg,
 };
 
 /// Address of a node that was started without arguments.
@@ -24,15 +28,23 @@ pub(crate) const DEFAULT_URL: &str = "http://127.0.0.1:8000";
     name = "grey",
     version,
     max_term_width = 100,
-    after_help = "Example:\n  grey serve &\n  grey model add digits ./digits.onnx\n  grey infer digits --input x.json"
+    after_help = "Example:\n  grey serve &\n  grey model add digits ./digits.onnx\n  grey infer digits --input x.json\n\n\
+                  Exit codes:\n  0  done\n  1  the node refused, or a file is not usable\n  2  the arguments make no sense\n  \
+                  3  no node answered, or something unexpected happened\n  4  the answer is no, e.g. a proof that is not valid"
 )]
 pub(crate) struct Cli {
     /// Address of the node that verbs talk to [default: http://127.0.0.1:8000]
-    #[arg(long, global = true, env = "GREY_URL")]
+    #[arg(long, global = true, env = "GREY_URL", value_parser = crate::client::address)]
     pub(crate) url: Option<String>,
     /// Print JSON instead of text for people
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// Longest wait for an answer, e.g. 5s [default: 30s; 15m where a model is opened or run]
+    #[arg(long, global = true, value_name = "TIME", value_parser = time)]
+    pub(crate) timeout: Option<Duration>,
+    /// When to colour what is printed
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    pub(crate) color: ColorArg,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -43,8 +55,10 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Register, list, load and remove models
     Model(ModelCommand),
-    /// Send one request (an Open Inference Protocol body) and print the answer
-    Infer(InferArgs),
+    /// Send one request and print the answer
+    Infer(Box<InferArgs>),
+    /// Measure a model under load: rates, latencies, and where the time goes
+    Bench(Box<BenchArgs>),
     /// Verify, explain and replay proofs of inference
     Proof {
         #[command(subcommand)]
@@ -61,6 +75,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Print a script that completes verbs and flags in a shell
+    Completions(CompletionsArgs),
     /// Become an engine host; started by a node
     #[command(hide = true)]
     EngineHost,
@@ -90,20 +106,25 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  echo '{\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1,2]}]}' | grey infer m --input -\n  grey infer m --input x.json --output y.json --prove proof.json"
+    after_help = "Examples:\n  echo '{\"inputs\":[{\"name\":\"x\",\"datatype\":\"FP32\",\"shape\":[1,2],\"data\":[1,2]}]}' | grey infer m --input -\n  grey infer m --input x.json --output y.json --prove proof.json\n  grey infer m --input x.npy --output y.npz\n  grey infer m --input ids=ids.npy --input mask=mask.npy\n  grey infer photos --input cat.jpg --resize --scale 1/255"
 )]
 pub(crate) struct InferArgs {
     /// The model's name
     pub(crate) model: ModelId,
-    /// File with the request's body, `-` for standard input
-    #[arg(long, value_name = "FILE")]
-    pub(crate) input: PathBuf,
+    /// The request: a body in JSON, or an input as .npy, .npz, PNG or JPEG; `-` is standard input (repeatable)
+    #[arg(long, value_name = "[NAME=]FILE", required = true, value_parser = InputArg::parse)]
+    pub(crate) input: Vec<InputArg>,
     /// The version, or a label [default: the latest]
     #[arg(long)]
     pub(crate) version: Option<Version>,
-    /// Write the answer's JSON to this file
+    /// Write the answer to this file: its JSON, or its arrays if FILE ends in .npz
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// Write the arrays that are sent to this file, e.g. those of pictures, for whoever verifies a proof
+    #[arg(long, value_name = "FILE.npz")]
+    pub(crate) save_input: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) pictures: ImageArgs,
     /// Ask for a proof, and write it to this file: as JSON, or as the bare bundle if FILE ends in .proof
     #[arg(long, value_name = "FILE")]
     pub(crate) prove: Option<PathBuf>,
@@ -160,10 +181,10 @@ pub(crate) struct VerifyArgs {
     /// The time to verify at, in Unix seconds [default: the clock]
     #[arg(long, value_name = "UNIX", help_heading = "Times")]
     pub(crate) now: Option<u64>,
-    /// The request's body
-    #[arg(long, value_name = "FILE", help_heading = "What you know")]
-    pub(crate) input: Option<PathBuf>,
-    /// The answer's JSON
+    /// The request: its body in JSON, or its inputs as .npy or .npz (repeatable)
+    #[arg(long, value_name = "[NAME=]FILE", help_heading = "What you know", value_parser = InputArg::parse)]
+    pub(crate) input: Vec<InputArg>,
+    /// The answer: its JSON, or its arrays (.npz)
     #[arg(long, value_name = "FILE", help_heading = "What you know")]
     pub(crate) output: Option<PathBuf>,
     /// The model's hash, with or without its scheme
@@ -187,10 +208,10 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct ReplayArgs {
     /// The proof: JSON or bundle
     pub(crate) file: PathBuf,
-    /// The request's body
-    #[arg(long, value_name = "FILE")]
-    pub(crate) input: PathBuf,
-    /// The answer's JSON, to say by how much the outputs differ
+    /// The request: its body in JSON, or its inputs as .npy or .npz (repeatable)
+    #[arg(long, value_name = "[NAME=]FILE", required = true, value_parser = InputArg::parse)]
+    pub(crate) input: Vec<InputArg>,
+    /// The answer (JSON or .npz), to say by how much the outputs differ
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// The salt of the request, or a file with it

@@ -1,6 +1,8 @@
 //! The one place of this crate that reads a clock; everything else is handed the time.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::failure::Failure;
 
@@ -17,4 +19,9 @@ pub(crate) fn unix_now() -> Result<u64, Failure> {
     since.map(|d| d.as_secs()).map_err(|_| {
         Failure::unexpected("this machine's clock stands before 1970").hint("set it, or give the time with --now UNIX")
     })
+}
+
+/// Processor time of this process so far.
+pub(crate) fn own_cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }

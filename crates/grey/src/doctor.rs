@@ -169,7 +169,11 @@ fn engine_checks(report: &[EngineReport]) -> Vec<Check> {
             (problem, _) => {
                 // What is installed without an adapter keeps nobody from serving.
                 let status = if e.install.is_none() { Status::Warning } else { Status::Missing };
-                Check::new("engines", &e.engine, status, problem.clone().unwrap_or_default())
+                let problem = problem.clone().unwrap_or_default();
+                // What to do has a line of its own.
+                let install = e.install.as_ref().map(|i| format!("; install it with: {i}"));
+                let problem = install.and_then(|i| problem.strip_suffix(&i).map(str::to_owned)).unwrap_or(problem);
+                Check::new("engines", &e.engine, status, problem)
             }
         };
         let check = check.fix(e.install.clone().unwrap_or_default());

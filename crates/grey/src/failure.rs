@@ -1,6 +1,8 @@
 //! Errors of the command line: a message, hints as data, and the exit code.
 
-use crate::{EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE};
+use serde_json::json;
+
+use crate::{EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, style::Paint};
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -34,5 +36,28 @@ impl Failure {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// For people: the message, and a line for each hint.
+    pub(crate) fn told(&self, paint: Paint) -> String {
+        let hint = |h: &String| format!("{} {h}\n", paint.advice("hint:"));
+        let hints: String = self.hints.iter().map(hint).collect();
+        format!("{} {}\n{hints}", paint.bad("error:"), self.message)
+    }
+
+    /// For programs: one line of JSON, `{"error", "hints", "exit"}`.
+    pub(crate) fn json(&self) -> String {
+        format!("{}\n", json!({"error": self.message, "hints": self.hints, "exit": self.exit}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_one_shape() {
+        let f = Failure::refused("no \"x\"").hint("try y");
+        assert_eq!(f.json(), "{\"error\":\"no \\\"x\\\"\",\"exit\":1,\"hints\":[\"try y\"]}\n");
     }
 }

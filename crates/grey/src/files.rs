@@ -20,9 +20,9 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     } else {
         File::open(path).and_then(|f| f.take(BYTES_MAX + 1).read_to_end(&mut bytes))
     };
-    read.map_err(|e| Failure::refused(format!("cannot read {}: {e}", path.display())))?;
+    read.map_err(|e| Failure::refused(format!("cannot read {}: {e}", shown(path))))?;
     if bytes.len() as u64 > BYTES_MAX {
-        return Err(Failure::refused(format!("{} is larger than {BYTES_MAX} bytes", path.display())));
+        return Err(Failure::refused(format!("{} is larger than {BYTES_MAX} bytes", shown(path))));
     }
     Ok(bytes)
 }
@@ -32,11 +32,21 @@ pub(crate) fn is_standard_input(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
+/// What a path is called in messages.
+pub(crate) fn shown(path: &Path) -> String {
+    if is_standard_input(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// A whole file of text.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    String::from_utf8(read(path)?).map_err(|e| {
+    text(path, read(path)?)
+}
+
+/// The content of `path` as text.
+pub(crate) fn text(path: &Path, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        Failure::refused(format!("{} is not UTF-8: invalid at byte {at}", path.display()))
+        Failure::refused(format!("{} is not UTF-8: invalid at byte {at}", shown(path)))
     })
 }
 

@@ -3,8 +3,11 @@
 //! everything else, so every verb works against any node. Proofs are verified and explained without one.
 
 mod args;
+mod arrays;
+mod bench;
 mod client;
 mod clock;
+mod completions;
 mod config;
 mod doctor;
 mod encoding;
@@ -17,18 +20,22 @@ mod log;
 mod model;
 mod open_node;
 mod proof;
+#[cfg(test)]
+mod reference;
 mod reload;
 mod request;
 mod running;
 mod serve;
 mod settings;
+mod style;
 mod table;
 mod top;
+mod usage;
 mod verbs;
 
-use std::{ffi::OsString, io::Write as _, path::PathBuf};
+use std::{ffi::OsString, io::Write as _, path::PathBuf, time::Duration};
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _, error::ErrorKind};
 pub use grey_engine::HostCommand;
 pub use model::model_files;
 pub use open_node::open_node;
@@ -64,18 +71,17 @@ pub struct HostContext {
 
 /// Runs the command line `args` (with the program's name first) and returns the exit code.
 pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let color = style::ColorArg::of(&args);
+    style::choose(color);
+    let json = args.iter().take_while(|a| *a != "--").any(|a| a == "--json");
+    let cli = match parse(args, color) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are no errors; both go where they belong. A closed pipe is the reader's choice.
-            let _closed_pipe = e.print();
-            return u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE);
-        }
+        Err(end) => return end.exit(json),
     };
-    let json = cli.json;
     let url = cli.url.clone();
-    let client = || client::Client::new(url.as_deref().unwrap_or(args::DEFAULT_URL));
-    let place = |data: Option<PathBuf>| place(data, url.as_deref(), &context);
+    let timeout = cli.timeout;
+    let client = || client::Client::new(url.as_deref().unwrap_or(args::DEFAULT_URL), timeout);
+    let place = |data: Option<PathBuf>| place(data, url.as_deref(), timeout, &context);
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
@@ -86,18 +92,50 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
             place(data).and_then(|place| model::run(place, named, context.clone(), verb, json))
         }
         Command::Infer(infer) => infer::run(&client(), &infer, json).map(done),
+        Command::Bench(bench) => bench::run(&client(), &bench, json).map(done),
         Command::Proof { verb } => match verb {
             ProofVerb::Verify(verify) => proof::verify(&verify, json),
             ProofVerb::Show { file } => proof::show(&file, json).map(done),
             ProofVerb::Replay(replay) => proof::replay(&client(), &replay, json),
         },
+        Command::Completions(completions) => completions::run(&completions).map(done),
         Command::Top(top) => top::run(url.as_deref().unwrap_or(args::DEFAULT_URL), &top, json).map(done),
         Command::Doctor(doctor) => doctor::run(&doctor, &context, json),
-        Command::Engine(EngineCommand { data, verb }) => {
-            place(data).and_then(|place| engine::run(&place, &context, verb, json)).map(done)
-        }
+        Command::Engine(EngineCommand { verb }) => engine::run(place, &context, verb, json).map(done),
     };
-    outcome.unwrap_or_else(|f| report(&f))
+    outcome.unwrap_or_else(|f| report(&f, json))
+}
+
+/// Why there is nothing to run.
+enum End {
+    /// Help or version was asked for, or no verb was named: clap's own text.
+    Shown(clap::Error),
+    Failed(Failure),
+}
+
+fn parse(args: Vec<OsString>, color: style::ColorArg) -> Result<Cli, End> {
+    let mut grammar = Cli::command().color(color.of_clap());
+    let parsed = grammar.try_get_matches_from_mut(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|e| match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            End::Shown(e)
+        }
+        _ => End::Failed(usage::failure(&e, &grammar)),
+    })
+}
+
+impl End {
+    fn exit(self, json: bool) -> u8 {
+        match self {
+            End::Shown(e) if json && e.use_stderr() => report(&usage::failure(&e, &Cli::command()), json),
+            End::Shown(e) => {
+                // A closed pipe is the reader's choice.
+                let _closed_pipe = e.print();
+                u8::try_from(e.exit_code()).unwrap_or(EXIT_USAGE)
+            }
+            End::Failed(f) => report(&f, json),
+        }
+    }
 }
 
 /// Whether the address was given by `--url`, and not by the environment.
@@ -106,9 +144,14 @@ fn is_flag(url: Option<&str>) -> bool {
 }
 
 /// Where a verb works: on the folder of `--data`, else on a node.
-fn place(data: Option<PathBuf>, url: Option<&str>, context: &HostContext) -> Result<Place, Failure> {
+fn place(
+    data: Option<PathBuf>,
+    url: Option<&str>,
+    timeout: Option<Duration>,
+    context: &HostContext,
+) -> Result<Place, Failure> {
     match data {
-        None => Ok(Place::Node(client::Client::new(url.unwrap_or(args::DEFAULT_URL)))),
+        None => Ok(Place::Node(client::Client::new(url.unwrap_or(args::DEFAULT_URL), timeout))),
         Some(_) if is_flag(url) => Err(Failure::usage("--url and --data exclude each other")
             .hint("--url talks to a running node; --data works on a folder that no node uses")),
         Some(path) => Ok(Place::Folder(path, context.clone())),
@@ -120,9 +163,8 @@ pub fn engine_host() -> u8 {
     grey_engine::host_main(grey_engine::engines::open)
 }
 
-fn report(f: &Failure) -> u8 {
-    let hints: String = f.hints.iter().map(|h| format!("hint: {h}\n")).collect();
-    say(&format!("error: {}\n{hints}", f.message));
+fn report(f: &Failure, json: bool) -> u8 {
+    say(&if json { f.json() } else { f.told(style::Paint::stderr()) });
     f.exit
 }
 

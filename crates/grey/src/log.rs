@@ -1,11 +1,9 @@
 //! The node's log, on standard error.
 
-use std::io::IsTerminal as _;
-
 use grey_server::config::{LogFilter, LogFormat, NodeConfig};
 use tracing_subscriber::{EnvFilter, Registry, fmt, prelude::*, reload};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, style};
 
 /// Changes what is logged.
 #[derive(Clone)]
@@ -26,7 +24,7 @@ pub(crate) fn start(config: &NodeConfig) -> Result<LogHandle, Failure> {
     let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
     let started = match config.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
+        LogFormat::Text => registry.with(layer.with_ansi(style::is_on(&std::io::stderr()))).try_init(),
         LogFormat::Json => registry.with(layer.json()).try_init(),
     };
     started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))?;

@@ -1,5 +1,5 @@
-//! Inference requests and answers as text. Numbers stay as they were written: by way of a 64-bit float
-//! some would become others, and their hashes with them.
+//! Inference requests and answers: as text, whose numbers stay as they were written (by way of a 64-bit float
+//! some would become others, and their hashes with them), or as arrays, which travel as binary tensors.
 
 use std::{fmt, path::Path};
 
@@ -57,24 +57,111 @@ impl Members<'_> {
     }
 }
 
+/// A request to send.
+pub(crate) enum Request<'a> {
+    /// A body in JSON, as it stands in its file.
+    Document(Document<'a>),
+    /// Inputs that stand in files of their own.
+    Arrays(Vec<Tensor>),
+}
+
+/// A body, and where its JSON ends if tensors follow.
+pub(crate) struct Body {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) header_length: Option<usize>,
+}
+
+impl Request<'_> {
+    /// The body, with these parameters beside its own.
+    pub(crate) fn body(&self, parameters: Vec<(&str, Value)>) -> Result<Body, Failure> {
+        match self {
+            Request::Document(document) if parameters.is_empty() => {
+                Ok(Body { bytes: document.text.clone().into_bytes(), header_length: None })
+            }
+            Request::Document(document) => {
+                Ok(Body { bytes: document.with_parameters(parameters)?.into_bytes(), header_length: None })
+            }
+            Request::Arrays(tensors) => Ok(binary(tensors, parameters)),
+        }
+    }
+
+    /// A request of this one's inputs, with these parameters and nothing else.
+    pub(crate) fn inputs_with(&self, parameters: Vec<(&str, Value)>) -> Result<Body, Failure> {
+        match self {
+            Request::Document(document) => {
+                Ok(Body { bytes: document.inputs_with(parameters)?.into_bytes(), header_length: None })
+            }
+            Request::Arrays(tensors) => Ok(binary(tensors, parameters)),
+        }
+    }
+
+    /// The inputs, as a node decodes them.
+    pub(crate) fn inputs(&self) -> Result<Vec<Tensor>, Failure> {
+        match self {
+            Request::Document(document) => document.inputs(),
+            Request::Arrays(tensors) => Ok(tensors.clone()),
+        }
+    }
+
+    /// The request's own id.
+    pub(crate) fn id(&self) -> Result<Option<String>, Failure> {
+        match self {
+            Request::Document(document) => document.id(),
+            Request::Arrays(_) => Ok(None),
+        }
+    }
+
+    /// The request's own parameter.
+    pub(crate) fn parameter(&self, name: &str) -> Result<Option<Value>, Failure> {
+        match self {
+            Request::Document(document) => document.parameter(name),
+            Request::Arrays(_) => Ok(None),
+        }
+    }
+}
+
+/// The protocol's binary form (`binary_data` extension).
+pub(crate) fn binary(tensors: &[Tensor], parameters: Vec<(&str, Value)>) -> Body {
+    let input = |t: &Tensor| {
+        let size = serde_json::json!({"binary_data_size": t.data().len()});
+        serde_json::json!({"name": t.name(), "datatype": t.dtype().name(), "shape": t.shape(), "parameters": size})
+    };
+    let inputs: Vec<Value> = tensors.iter().map(input).collect();
+    let parameters: serde_json::Map<String, Value> = parameters.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
+    let mut bytes = serde_json::json!({"inputs": inputs, "parameters": parameters}).to_string().into_bytes();
+    let header_length = Some(bytes.len());
+    for chunk in tensors.iter().flat_map(|t| t.data().chunks()) {
+        bytes.extend_from_slice(chunk);
+    }
+    Body { bytes, header_length }
+}
+
 /// A file with a request, or with an answer.
 pub(crate) struct Document<'a> {
     path: &'a Path,
     text: String,
+    /// The binary tensors that follow the text.
+    tail: Vec<u8>,
 }
 
 impl<'a> Document<'a> {
-    pub(crate) fn read(path: &'a Path) -> Result<Self, Failure> {
-        Ok(Document { path, text: files::read_text(path)? })
+    /// The content of `path`, which is to be text.
+    pub(crate) fn of(path: &'a Path, bytes: Vec<u8>) -> Result<Self, Failure> {
+        Ok(Document::new(path, files::text(path, bytes)?))
     }
 
     /// A text that stands for the content of `path`.
     pub(crate) fn new(path: &'a Path, text: String) -> Self {
-        Document { path, text }
+        Document { path, text, tail: Vec::new() }
+    }
+
+    /// The same, with binary tensors behind it.
+    pub(crate) fn with_tail(self, tail: Vec<u8>) -> Self {
+        Document { tail, ..self }
     }
 
     fn refused(&self, why: impl fmt::Display) -> Failure {
-        Failure::refused(format!("{}: {why}", self.path.display()))
+        Failure::refused(format!("{}: {why}", files::shown(self.path)))
     }
 
     fn members(&self) -> Result<Members<'_>, Failure> {
@@ -140,13 +227,16 @@ impl<'a> Document<'a> {
     }
 
     fn decode(&self, list: &str, one: &str) -> Result<Vec<Tensor>, Failure> {
-        let body = Payload::from(format!("{{\"inputs\":{}}}", self.list(list)?).into_bytes());
+        let mut body = format!("{{\"inputs\":{}}}", self.list(list)?).into_bytes();
+        let header_length = (!self.tail.is_empty()).then_some(body.len());
+        body.extend_from_slice(&self.tail);
+        let body = Payload::from(body);
         // The decoder wants a name, and never looks at it.
         let id = ModelId::new("file").map_err(|e| Failure::unexpected(e.message()))?;
         let model = ModelRef { id, version: VersionChoice::Latest };
         let cx = DecodeContext {
             model: &model,
-            header_length: None,
+            header_length,
             tenant: None,
             signature: None,
             prove: None,

@@ -11,7 +11,8 @@ use libfuzzer_sys as _;
 use std::{fs, io, path::Path};
 
 use grey_core::{
-    DType, InferResponse, ModelId, Parameter, Parameters, Signature, Tensor, TensorSpec, Version, element_count,
+    AnswerProof, DType, InferResponse, ModelId, Parameter, Parameters, Signature, Tensor, TensorSpec, Version,
+    element_count,
 };
 use grey_engine::{
     Determinism, EngineKind, LoadOptions, ModelHandle, Repeats,
@@ -27,8 +28,9 @@ type Seeds = Vec<Vec<u8>>;
 
 fn main() -> io::Result<()> {
     let folder = std::env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: seeds FOLDER"))?;
-    let targets: [(&str, Seeds); 9] = [
+    let targets: [(&str, Seeds); 10] = [
         ("infer_request", infer_requests()),
+        ("infer_answer", infer_answers()),
         ("host_answers", host_answers()),
         ("node_orders", node_orders()),
         ("registry", registry()),
@@ -84,20 +86,51 @@ fn infer_requests() -> Seeds {
     seeds
 }
 
-/// An answer with these tensors, turned into the request that sends them; the length of its JSON if data follows.
-fn request(outputs: Vec<Tensor>, binary: bool) -> (Option<usize>, Vec<u8>) {
-    let named = |s: &str| (ModelId::new(s), Version::new("1"));
-    let (Ok(model), Ok(version)) = named("m") else { return (None, Vec::new()) };
-    let response = InferResponse {
+/// Every dtype in binary form, with and without a proof; and texts that a node does not write.
+fn infer_answers() -> Seeds {
+    let mut seeds = Seeds::new();
+    let mut add = |response: &InferResponse, binary: bool| {
+        let Ok(encoded) = encode(response, &AnswerOptions { binary, ..Default::default() }) else { return };
+        let form = if encoded.header_length.is_some() { 2 } else { 0 };
+        let cut = (encoded.header_length.unwrap_or(0) as u16).to_le_bytes();
+        seeds.push([&[form], &cut[..], &encoded.chunks.concat()].concat());
+    };
+    for dtype in DType::ALL {
+        let data = dtype.size().map_or_else(|| [2, 0, 0, 0, b'h', b'i'].repeat(2), |n| vec![1; n * 2]);
+        let Ok(tensor) = Tensor::new("y", dtype, vec![2, 1], data) else { continue };
+        let Some(mut response) = response(vec![tensor.clone(), tensor.renamed("z")]) else { continue };
+        add(&response, true);
+        add(&response, false);
+        response.proof = Some(AnswerProof { proof: vec![7; 40].into(), session: [9; 32] });
+        add(&response, true);
+    }
+    for body in [
+        r#"{"model_name":"m","outputs":[]}"#,
+        r#"{"id":"\u00e9","model_name":"m","model_version":"","parameters":{"a":null,"b":[1,{}],"c":{"d":1},"e":1e3,"f":true},
+            "outputs":[{"name":"y","datatype":"FP32","shape":[0],"parameters":{"binary_data_size":0}}]}"#,
+    ] {
+        seeds.push([&[0, 0, 0], body.as_bytes()].concat());
+    }
+    seeds
+}
+
+/// An answer with these tensors.
+fn response(outputs: Vec<Tensor>) -> Option<InferResponse> {
+    Some(InferResponse {
         id: "7".into(),
-        model,
-        version,
+        model: ModelId::new("m").ok()?,
+        version: Version::new("1").ok()?,
         outputs,
         parameters: Parameters::from([("k".into(), Parameter::Int(1))]),
         proof: None,
         queue_time: Default::default(),
         execute_time: Default::default(),
-    };
+    })
+}
+
+/// An answer with these tensors, turned into the request that sends them; the length of its JSON if data follows.
+fn request(outputs: Vec<Tensor>, binary: bool) -> (Option<usize>, Vec<u8>) {
+    let Some(response) = response(outputs) else { return (None, Vec::new()) };
     let Ok(encoded) = encode(&response, &AnswerOptions { binary, ..Default::default() }) else {
         return (None, Vec::new());
     };

@@ -1,11 +1,14 @@
-//! Errors as HTTP: the kind's status, `{"error": "..."}`, and `Retry-After` where it is known.
+//! Errors as HTTP: the kind's status, its name in a header, `{"error": "..."}`, and `Retry-After` where it is known.
 
 use axum::response::{IntoResponse, Response};
-use grey_core::{Error, ErrorKind};
-use http::{HeaderValue, StatusCode, header};
+use grey_core::{Error, ErrorKind, oip::ERROR_KIND_HEADER};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::json;
 
 pub(crate) use crate::oip::shown;
+
+/// Kinds that share a status are told apart by it.
+static KIND: HeaderName = HeaderName::from_static(ERROR_KIND_HEADER);
 
 /// What handlers fail with.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ impl IntoResponse for ApiError {
             tracing::error!(error = %self.0, "request failed");
         }
         let mut response = error_response(status, self.0.message());
+        response.headers_mut().insert(KIND.clone(), HeaderValue::from_static(self.0.kind().name()));
         if let Some(after) = self.0.retry_after() {
             // Whole seconds, at least one: 0 would invite a busy loop.
             let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);

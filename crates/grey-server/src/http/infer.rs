@@ -4,7 +4,10 @@ use std::fmt::Display;
 
 use axum::{body::Body, extract::State, response::Response};
 use bytes::Bytes;
-use grey_core::{Error, Payload, Result, Tenant};
+use grey_core::{
+    Error, Payload, Result, Tenant,
+    oip::{HEADER_LENGTH_HEADER, PROVE_HEADER, TENANT_HEADER},
+};
 use grey_serving::BytesPermit;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
 use http_body::Body as HttpBody;
@@ -16,7 +19,7 @@ use super::{
 };
 use crate::{
     clock,
-    oip::{self, DecodeContext, HEADER_LENGTH_HEADER},
+    oip::{self, DecodeContext},
 };
 
 /// Bodies up to this size are decoded where they arrive; larger ones would hold up a thread that
@@ -25,9 +28,9 @@ const INLINE_BYTES_MAX: usize = 256 << 10;
 /// Where JSON ends and binary data begins. These are values, since a text would be parsed for each request.
 pub(super) static LENGTH: HeaderName = HeaderName::from_static(HEADER_LENGTH_HEADER);
 /// Names the tenant until authentication exists.
-static TENANT: HeaderName = HeaderName::from_static("grey-tenant");
+static TENANT: HeaderName = HeaderName::from_static(TENANT_HEADER);
 /// Asks for a proof, as the parameter `grey_prove` does.
-static PROVE: HeaderName = HeaderName::from_static("grey-prove");
+static PROVE: HeaderName = HeaderName::from_static(PROVE_HEADER);
 
 /// `POST …/infer`.
 pub(super) async fn infer(State(app): State<Shared>, target: Target, request: Request<Body>) -> Answer {

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, collections::BTreeMap, fmt, marker::PhantomData};
 
 use bytes::Bytes;
-use grey_core::{Payload, Result};
+use grey_core::{Payload, Result, oip::PARAMETERS_MAX};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
@@ -12,8 +12,6 @@ use serde::{
 
 use super::Budget;
 
-/// Most parameters of one object: far above any real request.
-pub(crate) const PARAMETERS_MAX: usize = 1024;
 /// Deepest nesting of a body: more than a tensor needs that has as many dimensions as are taken.
 /// The parser keeps a byte per level, which budgets nowhere.
 const DEPTH_MAX: usize = 128;

@@ -10,11 +10,10 @@ pub mod views;
 
 use std::fmt;
 
-pub use request::{AnswerOptions, DecodeContext, Decoded, INPUTS_MAX, OUTPUTS_MAX, decode, header_length};
+pub use request::{AnswerOptions, DecodeContext, Decoded, decode, header_length};
 pub use response::{Encoded, encode};
 
-/// Request and response header that says where JSON ends and binary data begins.
-pub const HEADER_LENGTH_HEADER: &str = "inference-header-content-length";
+pub use grey_core::oip::{HEADER_LENGTH_HEADER, INPUTS_MAX, OUTPUTS_MAX};
 
 /// Asked before that many bytes are allocated; its refusal is what decoding fails with.
 pub type Budget<'a> = dyn FnMut(usize) -> grey_core::Result<()> + 'a;

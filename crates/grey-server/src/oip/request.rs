@@ -10,7 +10,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use grey_core::{
     Cursor, DType, Dim, Error, ErrorKind, InferRequest, ModelRef, NONCE_BYTES, Parameter, Parameters, Payload,
-    ProofRequest, RANK_MAX, Result, SIGNATURE_TENSORS_MAX, Signature, Tenant, Tensor, TensorSpec,
+    ProofRequest, RANK_MAX, Result, Signature, Tenant, Tensor, TensorSpec,
+    oip::{INPUTS_MAX, OUTPUTS_MAX, TENSOR_NAME_BYTES_MAX, TIMEOUT_US_MAX},
 };
 use serde::{
     Deserialize,
@@ -26,15 +27,6 @@ use super::{
     },
     lazily, shown,
 };
-
-/// Most inputs of one request: as many as a model may have.
-pub const INPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
-/// Most outputs that one request may choose.
-pub const OUTPUTS_MAX: usize = SIGNATURE_TENSORS_MAX;
-/// Longest name of an input or output: no model has a longer one, and errors repeat it.
-const NAME_BYTES_MAX: usize = 4096;
-/// Longest `timeout` that means anything, a day in microseconds.
-const TIMEOUT_US_MAX: u64 = 86_400_000_000;
 
 /// How the client wants its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -298,9 +290,9 @@ pub fn decode(cx: DecodeContext<'_>, body: &Payload, budget: &mut Budget<'_>) ->
 
 /// A name that is short enough, for the two copies that are kept of it.
 fn name<'a>(place: &impl Display, given: Cow<'a, str>, budget: &mut Budget<'_>) -> Result<Cow<'a, str>> {
-    if given.len() > NAME_BYTES_MAX {
+    if given.len() > TENSOR_NAME_BYTES_MAX {
         return Err(Error::invalid(format!(
-            "{place} has a name of {} bytes, at most {NAME_BYTES_MAX} are taken",
+            "{place} has a name of {} bytes, at most {TENSOR_NAME_BYTES_MAX} are taken",
             given.len()
         )));
     }

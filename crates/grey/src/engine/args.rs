@@ -8,9 +8,6 @@ use super::install::Wanted;
 
 #[derive(Debug, Args)]
 pub(crate) struct EngineCommand {
-    /// Look from this data folder, which no node uses, instead of asking a node
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) verb: EngineVerb,
 }
@@ -19,7 +16,11 @@ pub(crate) struct EngineCommand {
 pub(crate) enum EngineVerb {
     /// Which runtimes were found, where, which version, what contains them, how to install a missing one
     #[command(after_help = "Examples:\n  grey engine list\n  grey engine list --data ./data")]
-    List,
+    List {
+        /// Look from this data folder, which no node uses, instead of asking a node
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
     /// Install runtimes from PyPI into a Python environment that Grey manages
     #[command(
         after_help = "The environment is $XDG_DATA_HOME/grey/venv (~/.local/share/grey/venv). A node looks there after \

@@ -4,6 +4,8 @@ mod args;
 mod install;
 pub(crate) mod python;
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 pub(crate) use self::args::{EngineCommand, EngineVerb};
@@ -14,10 +16,15 @@ use crate::{
     verbs::{print, print_json, text},
 };
 
-/// Runs a verb.
-pub(crate) fn run(place: &Place, context: &HostContext, verb: EngineVerb, json: bool) -> Result<(), Failure> {
+/// Runs a verb. `place`: where a verb works that was given this folder, or none.
+pub(crate) fn run(
+    place: impl Fn(Option<PathBuf>) -> Result<Place, Failure>,
+    context: &HostContext,
+    verb: EngineVerb,
+    json: bool,
+) -> Result<(), Failure> {
     match verb {
-        EngineVerb::List => list(place, json),
+        EngineVerb::List { data } => list(&place(data)?, json),
         EngineVerb::Install(args) => install::run(&args, context, json),
         EngineVerb::Remove { engine } => install::remove(&engine, json),
     }

@@ -14,7 +14,7 @@ use crate::{
     client::Client,
     encoding::{Base64, SaltSource, base64, escaped, hex},
     failure::Failure,
-    request::Document,
+    infer::{known_request, read_outputs},
     verbs::{print, print_json, text},
 };
 
@@ -25,8 +25,8 @@ const REPRODUCED: &str = "reproduced";
 /// Asks a node for a replay and prints how it ended; the exit code is the answer.
 pub(crate) fn replay(client: &Client, args: &ReplayArgs, json: bool) -> Result<u8, Failure> {
     let (bundle, proof, _) = ProofFile::read(&args.file)?.open(&args.file)?;
-    let request = Document::read(&args.input)?;
-    let recorded = args.output.as_deref().map(|path| Document::read(path)?.outputs()).transpose()?;
+    let request = known_request(&args.input)?;
+    let recorded = args.output.as_deref().map(read_outputs).transpose()?;
     let salt = args.salt.as_ref().map(SaltSource::read).transpose()?;
     let salted = match (proof.claims().tensor_scheme, &salt) {
         (TensorScheme::Salted, None) => Err("the proof is salted, and no salt is given"),
@@ -52,7 +52,7 @@ pub(crate) fn replay(client: &Client, args: &ReplayArgs, json: bool) -> Result<u
     }
     let mut parameters = vec![("grey_proof", Value::from(base64(&bundle.proof)))];
     parameters.extend(salt.map(|salt| ("grey_salt", base64(&salt).into())));
-    let mut answer = client.post(REPLAY, request.inputs_with(parameters)?.as_bytes())?;
+    let mut answer = client.post_body(REPLAY, &request.inputs_with(parameters)?)?;
     let result = text(&answer, "result");
     if result.is_empty() {
         return Err(client.stranger("result"));

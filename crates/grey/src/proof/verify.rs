@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use grey_core::Tensor;
 use grey_proof::{
     Allowed, Check, CheckReport, CheckResult, ExpectedMeasurement, Known, KnownModelHash, KnownTensor, Mode, Overall,
     Policy, SoftwareEvidence, SoftwareKeys, Verdict,
@@ -17,8 +18,10 @@ use crate::{
     encoding::{SaltSource, SoftwareKey, base64, escaped, hex},
     failure::Failure,
     files,
-    request::{Document, known},
+    infer::{known_request, read_outputs},
+    request::known,
     say,
+    style::Paint,
     table::table,
     verbs::print,
 };
@@ -40,8 +43,13 @@ pub(crate) fn verify(args: &VerifyArgs, json: bool) -> Result<u8, Failure> {
     } else {
         print(&told(&verdict, &policy, &file))?;
     }
-    let hints: String = hints(&verdict, &policy, &known).iter().map(|h| format!("hint: {h}\n")).collect();
-    say(&hints);
+    let hints = hints(&verdict, &policy, &known);
+    if !json {
+        let paint = Paint::stderr();
+        say(&hints.iter().map(|h| format!("{} {h}\n", paint.advice("hint:"))).collect::<String>());
+    } else if !hints.is_empty() {
+        say(&format!("{}\n", serde_json::json!({"hints": hints})));
+    }
     Ok(if verdict.is_valid() { EXIT_OK } else { EXIT_NO })
 }
 
@@ -166,14 +174,17 @@ fn known_values(args: &VerifyArgs, file: &ProofFile) -> Result<Known, Failure> {
     };
     agree(
         &mut known.inputs,
-        tensors(args.input.as_deref(), |d| d.inputs())?,
+        given(&args.input, |inputs| known_request(inputs)?.inputs())?,
         ("--input", "inputs"),
         path,
         show_tensors,
     )?;
     agree(
         &mut known.outputs,
-        tensors(args.output.as_deref(), |d| d.outputs())?,
+        given(args.output.as_slice(), |paths| match paths {
+            [path, ..] => read_outputs(path),
+            [] => Ok(Vec::new()),
+        })?,
         ("--output", "outputs"),
         path,
         show_tensors,
@@ -208,11 +219,12 @@ fn known_values(args: &VerifyArgs, file: &ProofFile) -> Result<Known, Failure> {
     Ok(known)
 }
 
-fn tensors(
-    path: Option<&Path>,
-    read: impl Fn(&Document<'_>) -> Result<Vec<grey_core::Tensor>, Failure>,
+/// The tensors of the files that a flag names, if it names any.
+fn given<T>(
+    files: &[T],
+    read: impl Fn(&[T]) -> Result<Vec<Tensor>, Failure>,
 ) -> Result<Option<Vec<KnownTensor>>, Failure> {
-    path.map(|path| Ok(known(&read(&Document::read(path)?)?))).transpose()
+    if files.is_empty() { Ok(None) } else { Ok(Some(known(&read(files)?))) }
 }
 
 fn told(verdict: &Verdict, policy: &Policy, file: &ProofFile) -> String {

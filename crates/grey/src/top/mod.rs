@@ -44,7 +44,7 @@ pub(crate) fn run(url: &str, args: &TopArgs, json: bool) -> Result<(), Failure> 
     let client = Client::with_patience(url, LOOK_WAIT_MAX);
     let done = runtime.block_on(async {
         // Said at once and as an error: an address that was wrong from the start.
-        let first = look(&client).await?;
+        let first = look(&client, url).await?;
         let mut top = Top { client, url, last: first, picture: None, trouble: None };
         if args.once {
             tokio::time::sleep(args.interval.0).await;
@@ -66,13 +66,14 @@ pub(crate) fn run(url: &str, args: &TopArgs, json: bool) -> Result<(), Failure> 
     done
 }
 
-async fn look(client: &Client) -> Result<Status, Failure> {
+async fn look(client: &Client, url: &str) -> Result<Status, Failure> {
     let client = client.clone();
-    let looked = tokio::task::spawn_blocking(move || {
-        let answer = client.get("/grey/v1/status")?;
-        serde_json::from_value(answer).map_err(|_| client.stranger("the members of a status"))
-    });
-    looked.await.map_err(|e| Failure::unexpected(format!("the look failed: {e}")))?
+    let looked = tokio::task::spawn_blocking(move || client.get("/grey/v1/status"));
+    let answer = looked.await.map_err(|e| Failure::unexpected(format!("the look failed: {e}")))??;
+    serde_json::from_value(answer).map_err(|e| {
+        Failure::unexpected(format!("{url} answered with what is no status of a node: {e}"))
+            .hint("is it a Grey node, and not an older one than this command?")
+    })
 }
 
 struct Top<'a> {
@@ -111,7 +112,7 @@ impl Ends {
 
 impl Top<'_> {
     async fn look(&mut self) {
-        self.take(look(&self.client).await);
+        self.take(look(&self.client, self.url).await);
     }
 
     fn take(&mut self, looked: Result<Status, Failure>) {
@@ -146,10 +147,10 @@ impl Top<'_> {
                 }
             }
             // The next tick and then the look, either of which a key or a signal cuts short.
-            let client = self.client.clone();
+            let (client, url) = (self.client.clone(), self.url);
             let mut next = pin!(async {
                 ticks.tick().await;
-                look(&client).await
+                look(&client, url).await
             });
             let looked = loop {
                 tokio::select! {

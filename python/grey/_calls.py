@@ -1,0 +1,25 @@
+"""What calls to a node share, be it in this process or far away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from grey import _native
+
+
+async def outcome(started: tuple[Any, _native.Call]) -> Any:
+    """What a started call gives. If whoever waits is cancelled, so is the call."""
+    future, call = started
+    try:
+        return await future
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+
+
+def texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """Metadata as texts: what is none becomes JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()}

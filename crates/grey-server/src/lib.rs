@@ -8,7 +8,9 @@ mod http;
 mod known;
 pub mod oip;
 mod server;
+mod settings;
 
 pub use config::NodeConfig;
 pub use known::known_tensors;
 pub use server::Server;
+pub use settings::Settings;

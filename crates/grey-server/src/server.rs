@@ -26,9 +26,10 @@ use tokio::{
 };
 
 use crate::{
-    config::{Console, Limits, NodeConfig},
+    config::NodeConfig,
     connection::{Counting, LOOK_EVERY, Life, Lives, Watched, Word},
-    http::{App, Front, Guard},
+    http::{App, Front},
+    settings::Settings,
 };
 
 /// Pause after a failed `accept`, which mostly means that the process is out of descriptors:
@@ -42,13 +43,9 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     node: Node,
-    guard: Guard,
-    allow_upload: bool,
-    allow_replay: bool,
-    console: Console,
+    settings: Settings,
     name: String,
-    limits: Limits,
-    drain: Duration,
+    connections_max: u32,
 }
 
 impl Server {
@@ -56,24 +53,18 @@ impl Server {
     /// `insecure` is set, as nobody has to authenticate yet.
     pub async fn bind(config: &NodeConfig, node: Node) -> Result<Server> {
         let at = |e: std::io::Error| Error::invalid(format!("cannot listen on '{}': {e}", config.http));
-        let addresses: Vec<SocketAddr> = lookup_host(&config.http).await.map_err(at)?.collect();
+        let addresses: Vec<SocketAddr> = lookup_host(config.http.as_str()).await.map_err(at)?.collect();
         let address = choose(&addresses, config)?;
         let listener = TcpListener::bind(address).await.map_err(at)?;
         let address = listener.local_addr().map_err(at)?;
-        let mut names = config.http_names.clone();
-        names.extend(config.http.rsplit_once(':').map(|(host, _)| host.to_owned()));
-        Ok(Server {
-            listener,
-            address,
-            node,
-            guard: Guard::new(config.insecure, address.ip(), &names),
-            allow_upload: config.allow_upload,
-            allow_replay: config.allow_replay.unwrap_or(address.ip().is_loopback()),
-            console: config.console,
-            name: config.name.clone(),
-            limits: config.limits.clone(),
-            drain: config.drain(),
-        })
+        let settings = Settings::new(config, address.ip());
+        let (name, connections_max) = (config.name.as_str().to_owned(), config.limits.connections_max.get_u32());
+        Ok(Server { listener, address, node, settings, name, connections_max })
+    }
+
+    /// What can be changed while it runs.
+    pub fn settings(&self) -> Settings {
+        self.settings.clone()
     }
 
     /// Where it listens; the real port if 0 was asked for.
@@ -84,22 +75,18 @@ impl Server {
     /// Serves until `shutdown` is ready, then drains: readiness turns false at once (and
     /// goes on being told), queued work finishes within the configured time, then connections close.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let node = self.node;
-        let connections = Connections::new(self.limits.connections_max);
+        let (node, settings) = (self.node, self.settings);
+        let connections = Connections::new(self.connections_max);
         let app = App {
             node: node.clone(),
-            guard: self.guard,
-            allow_upload: self.allow_upload,
-            allow_replay: self.allow_replay,
-            console: self.console,
+            settings: settings.clone(),
             name: self.name,
             address: self.address,
             connections: connections.clone(),
-            body_bytes_max: self.limits.body_bytes_max,
         };
         let until = async {
             shutdown.await;
-            node.drain(self.drain).await;
+            node.drain(settings.drain()).await;
         };
         serve(self.listener, Front::new(Arc::new(app)), &connections, until).await;
         Ok(())

@@ -1,12 +1,10 @@
 //! How a node serves, as typed and checked values. Fronts parse their files and flags into these.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use grey_core::{BatchAxis, ModelId};
+
+use crate::Machine;
 
 /// Most rows of one run, unless configured: the field's usual default (the user's document: 32).
 pub const MAX_BATCH_SIZE_DEFAULT: u32 = 32;
@@ -91,8 +89,8 @@ impl Default for ModelConfig {
 /// How a node serves.
 #[derive(Clone, Debug)]
 pub struct ServingConfig {
-    /// Run permits: the cores this node may use.
-    pub cores: u32,
+    /// What this node may use: as many run permits as cores.
+    pub machine: Machine,
     /// Bytes of bodies, tensors and results in flight.
     pub inflight_bytes_max: u64,
     /// Rows that may wait per version.
@@ -115,8 +113,8 @@ impl Default for ServingConfig {
     fn default() -> Self {
         let machine = Machine::read();
         ServingConfig {
-            cores: machine.cores,
             inflight_bytes_max: machine.memory_bytes.map_or(INFLIGHT_BYTES_FALLBACK, |m| m / 4),
+            machine,
             queue_rows_max: QUEUE_ROWS_MAX_DEFAULT,
             load_timeout: LOAD_TIMEOUT_DEFAULT,
             strict_ready: false,
@@ -132,63 +130,5 @@ impl ServingConfig {
     /// How `id` is served.
     pub fn model(&self, id: &ModelId) -> &ModelConfig {
         self.models.get(id).unwrap_or(&self.defaults)
-    }
-}
-
-/// What this process may use of the machine: the cgroup's limits where they are tighter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Machine {
-    /// Cores, rounded up from the cgroup's quota; at least 1.
-    pub cores: u32,
-    /// Bytes of memory, if it can be told.
-    pub memory_bytes: Option<u64>,
-}
-
-impl Machine {
-    /// Reads `/proc` and the cgroup (v2).
-    pub fn read() -> Machine {
-        let text = |p: &Path| std::fs::read_to_string(p).ok();
-        let group = text(Path::new("/proc/self/cgroup"))
-            .and_then(|t| t.lines().find_map(|l| l.strip_prefix("0::/").map(str::to_owned)))
-            .map(|rel| PathBuf::from("/sys/fs/cgroup").join(rel));
-        // Limits of every ancestor hold, too; each file is absent where the group has no such limit.
-        let mut cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        let mut memory = text(Path::new("/proc/meminfo")).as_deref().and_then(meminfo_total);
-        for dir in group.iter().flat_map(|g| g.ancestors()).take_while(|d| d.starts_with("/sys/fs/cgroup")) {
-            if let Some(n) = text(&dir.join("cpu.max")).as_deref().and_then(cpu_quota) {
-                cores = cores.min(n);
-            }
-            if let Some(m) = text(&dir.join("memory.max")).and_then(|t| t.trim().parse::<u64>().ok()) {
-                memory = Some(memory.map_or(m, |all| all.min(m)));
-            }
-        }
-        Machine { cores: u32::try_from(cores.max(1)).unwrap_or(u32::MAX), memory_bytes: memory }
-    }
-}
-
-/// `cpu.max` holds `quota period` in microseconds, or `max period`.
-fn cpu_quota(text: &str) -> Option<u64> {
-    let (quota, period) = text.trim().split_once(' ')?;
-    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
-    Some(quota.div_ceil(period.max(1)).max(1))
-}
-
-fn meminfo_total(text: &str) -> Option<u64> {
-    let kib: u64 = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn limits_of_a_container_count() {
-        assert_eq!(cpu_quota("150000 100000\n"), Some(2));
-        assert_eq!(cpu_quota("max 100000\n"), None);
-        assert_eq!(cpu_quota("1000 100000"), Some(1));
-        assert_eq!(meminfo_total("MemTotal:       1024 kB\nMemFree: 1 kB\n"), Some(1 << 20));
-        let m = Machine::read();
-        assert!(m.cores >= 1 && m.memory_bytes.is_some_and(|b| b > 1 << 20));
     }
 }

@@ -15,6 +15,7 @@ mod hashing;
 mod histogram;
 mod identity;
 mod isa;
+mod machine;
 mod madeup;
 mod metrics;
 mod model;
@@ -44,12 +45,13 @@ pub use adding::{Adding, NewVersion};
 pub use budget::BytesPermit;
 pub use config::{
     BatchingConfig, HoldPolicy, INFLIGHT_BYTES_FALLBACK, ISSUER_DEFAULT, LOAD_TIMEOUT_DEFAULT, MAX_BATCH_SIZE_DEFAULT,
-    MAX_WAIT_DEFAULT, Machine, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN, ServingConfig,
+    MAX_WAIT_DEFAULT, ModelConfig, QUEUE_ROWS_MAX_DEFAULT, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN, ServingConfig,
     THREADS_AUTO_MAX, THREADS_AUTO_ROW_TIME,
 };
 pub use engines::{Engines, main_file};
 pub use histogram::HistogramView;
 pub use identity::Identity;
+pub use machine::{LimitedBy, Machine};
 pub use metrics::MetricsFormat;
 pub use node::Node;
 pub use offline::Offline;

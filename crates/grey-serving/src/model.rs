@@ -11,7 +11,7 @@ use std::{
 
 use grey_core::{Error, ErrorKind, InferRequest, InferResponse, ModelId, Result, Signature, Tenant, Tensor, Version};
 use grey_engine::{
-    Host, HostExit, RunError, RunOutputs, contain,
+    Determinism, Host, HostExit, ModelHandle, RunError, RunOutputs, contain,
     supervise::{Decision, Life, RestartPolicy},
 };
 use grey_proof::ModelHash;
@@ -26,13 +26,13 @@ use crate::{
     batcher::{BatcherConfig, Buckets, Hold, Readiness, RunResult},
     clock,
     config::{BatchingConfig, HoldPolicy, ModelConfig, RUN_TIMEOUT_FACTOR, RUN_TIMEOUT_MIN},
-    determinism::ModelDeterminism,
+    determinism::{ModelDeterminism, SelfTested, decide},
     hashing::hash_off,
     metrics::ModelMetrics,
     opener::{Opened, Opener, measure_row},
     order::{Answer, Company},
     permits::PermitPool,
-    profile::RowsVerdict,
+    profile::{ProfileKey, RowsVerdict},
     proving::{Cut, Prover, Subject},
     quarantine::{QUARANTINE, Quarantine, Standing},
     queue::{Admission, Queue, expired},
@@ -52,8 +52,12 @@ pub(crate) struct Model {
     pub(crate) version: Version,
     pub(crate) signature: Signature,
     pub(crate) threads: u32,
-    config: ModelConfig,
-    queue_rows_max: u32,
+    /// What is fixed for the life of the load: instances, proofs.
+    fixed: ModelConfig,
+    /// What an operator may change meanwhile.
+    tuned: Mutex<Tuned>,
+    /// Its profile record.
+    profile: ProfileKey,
     /// Names this model to the run permits.
     permit_key: u64,
     queue: Mutex<Queue>,
@@ -71,6 +75,8 @@ pub(crate) struct Model {
     quarantine: Mutex<Quarantine>,
     rows: Mutex<RowsVerdict>,
     determinism: Mutex<Arc<ModelDeterminism>>,
+    /// What its operators say about repeating its bytes.
+    operators: Determinism,
     slowest_us: AtomicU64,
     bucket_us: Mutex<BTreeMap<u32, u64>>,
     stats: Arc<Mutex<Stats>>,
@@ -101,6 +107,21 @@ enum Ended {
 struct Live {
     view: HostView,
     host: Host,
+    handle: ModelHandle,
+}
+
+/// The part of a model's configuration that a loaded model takes anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tuned {
+    batching: BatchingConfig,
+    run_timeout: Option<Duration>,
+    queue_rows_max: u32,
+}
+
+impl Tuned {
+    fn batcher(&self, independent: bool) -> BatcherConfig {
+        batcher_config(&self.batching, self.queue_rows_max, independent)
+    }
 }
 
 /// What a model is made of.
@@ -111,6 +132,7 @@ pub(crate) struct Parts {
     pub(crate) threads: u32,
     pub(crate) config: ModelConfig,
     pub(crate) queue_rows_max: u32,
+    pub(crate) profile: ProfileKey,
     pub(crate) permit_key: u64,
     pub(crate) rows: RowsVerdict,
     pub(crate) determinism: ModelDeterminism,
@@ -126,7 +148,9 @@ pub(crate) struct Parts {
 impl Model {
     /// A model whose first instance runs on `first`; the other instances open hosts of their own.
     pub(crate) fn start(parts: Parts, opener: &Arc<Opener>, permits: &PermitPool, first: Opened) -> Arc<Model> {
-        let batcher = batcher_config(&parts.config.batching, parts.queue_rows_max, parts.rows.independent);
+        let ModelConfig { batching, run_timeout, .. } = parts.config;
+        let tuned = Tuned { batching, run_timeout, queue_rows_max: parts.queue_rows_max };
+        let batcher = tuned.batcher(parts.rows.independent);
         let subject = Arc::new(Subject {
             id: parts.id.clone(),
             version: parts.version.clone(),
@@ -141,8 +165,9 @@ impl Model {
             version: parts.version,
             signature: parts.signature,
             threads: parts.threads,
-            config: parts.config,
-            queue_rows_max: parts.queue_rows_max,
+            fixed: parts.config,
+            tuned: Mutex::new(tuned),
+            profile: parts.profile,
             permit_key: parts.permit_key,
             work: Notify::new(),
             phase: watch::Sender::new(Phase::Serving),
@@ -153,6 +178,7 @@ impl Model {
             quarantine: Mutex::default(),
             rows: Mutex::new(parts.rows),
             determinism: Mutex::new(Arc::new(parts.determinism)),
+            operators: first.determinism.clone(),
             slowest_us: AtomicU64::new(parts.bucket_us.values().copied().max().unwrap_or(0)),
             bucket_us: Mutex::new(parts.bucket_us),
             stats: parts.stats,
@@ -164,7 +190,7 @@ impl Model {
         // Ready from the first moment, not from when the instance's task is first scheduled.
         model.host_up(0, &first);
         let mut first = Some(first);
-        let tasks = (0..model.config.instances.max(1)).map(|index| {
+        let tasks = (0..model.fixed.instances.max(1)).map(|index| {
             let (model, opener, permits) = (model.clone(), opener.clone(), permits.clone());
             let opened = first.take();
             tokio::spawn(async move { model.instance(index, &opener, &permits, opened).await })
@@ -325,10 +351,52 @@ impl Model {
 
     /// The probe has ended.
     pub(crate) fn set_rows(&self, verdict: RowsVerdict) {
-        let config = batcher_config(&self.config.batching, self.queue_rows_max, verdict.independent);
-        self.queue.lock().set_config(config);
-        *self.rows.lock() = verdict;
+        // Both held, so that whoever changes the other sees this.
+        let (tuned, mut rows) = (self.tuned.lock(), self.rows.lock());
+        self.queue.lock().set_config(tuned.batcher(verdict.independent));
+        *rows = verdict;
         self.work.notify_one();
+    }
+
+    /// Takes what a loaded model can take of `config`. Returns whether its runs have other batch sizes now,
+    /// for which a self-test has yet to be made.
+    pub(crate) fn configure(&self, config: &ModelConfig, queue_rows_max: u32) -> bool {
+        let ModelConfig { batching, run_timeout, .. } = *config;
+        let after = Tuned { batching, run_timeout, queue_rows_max };
+        let (mut tuned, rows) = (self.tuned.lock(), self.rows.lock());
+        let before = std::mem::replace(&mut *tuned, after);
+        if before == after {
+            return false;
+        }
+        let (old, new) = (before.batcher(rows.independent), after.batcher(rows.independent));
+        let resized = sizes_of(&old) != sizes_of(&new);
+        // The probe ends with a self-test, for the sizes of then.
+        let untested = resized && self.determinism.lock().self_test != SelfTested::NotYet;
+        if untested {
+            // From now on, before anything runs in another size, no proof relies on the test that was.
+            let tested = if self.fixed.proofs { SelfTested::NotYet } else { SelfTested::Never };
+            let determinism = decide(&self.operators, self.fixed.proofs, new.enabled, &tested);
+            *self.determinism.lock() = Arc::new(determinism);
+        }
+        self.queue.lock().set_config(new);
+        drop((tuned, rows));
+        self.work.notify_one();
+        untested
+    }
+
+    /// A host that lives, and its model in it.
+    pub(crate) fn host(&self) -> Option<(Host, ModelHandle)> {
+        self.hosts.lock().values().next().map(|l| (l.host.clone(), l.handle))
+    }
+
+    /// What its operators say about repeating its bytes.
+    pub(crate) fn operators(&self) -> &Determinism {
+        &self.operators
+    }
+
+    /// Names its profile record.
+    pub(crate) fn profile(&self) -> &ProfileKey {
+        &self.profile
     }
 
     /// What answers may be proven as.
@@ -336,14 +404,22 @@ impl Model {
         self.determinism.lock().clone()
     }
 
-    /// The self-test has ended.
-    pub(crate) fn set_determinism(&self, d: ModelDeterminism) {
-        *self.determinism.lock() = Arc::new(d);
+    /// The self-test has ended. What answers may be proven as follows from how requests are put together;
+    /// `decide` gives nothing where it was made for other batch sizes. Returns whether it counts.
+    pub(crate) fn conclude(&self, decide: impl FnOnce(&BatcherConfig) -> Option<ModelDeterminism>) -> bool {
+        // Held, so that nobody configures other sizes in between.
+        let (tuned, rows) = (self.tuned.lock(), self.rows.lock());
+        let decided = decide(&tuned.batcher(rows.independent));
+        let counts = decided.is_some();
+        if let Some(d) = decided {
+            *self.determinism.lock() = Arc::new(d);
+        }
+        counts
     }
 
     /// Whether answers are to be provable, by the options of the load.
     pub(crate) fn proofs_on(&self) -> bool {
-        self.config.proofs
+        self.fixed.proofs
     }
 
     /// Names this model to the run permits.
@@ -385,20 +461,22 @@ impl Model {
 
     /// How requests are put together now.
     pub(crate) fn batcher(&self) -> BatcherConfig {
-        batcher_config(&self.config.batching, self.queue_rows_max, self.rows.lock().independent)
+        let tuned = *self.tuned.lock();
+        tuned.batcher(self.rows.lock().independent)
     }
 
     pub(crate) fn proofs_view(&self) -> ProofsView {
-        self.determinism().view(self.config.proofs)
+        self.determinism().view(self.fixed.proofs)
     }
 
     pub(crate) fn batching_view(&self) -> BatchingView {
-        batching_view(&self.config.batching, &self.rows.lock())
+        let tuned = *self.tuned.lock();
+        batching_view(&tuned.batching, &self.rows.lock())
     }
 
     /// How long a run may take before its host is ended.
     pub(crate) fn run_timeout(&self) -> Duration {
-        self.config.run_timeout.unwrap_or_else(|| {
+        self.tuned.lock().run_timeout.unwrap_or_else(|| {
             let slowest = Duration::from_micros(self.slowest_us.load(Ordering::Relaxed));
             RUN_TIMEOUT_MIN.max(slowest.saturating_mul(RUN_TIMEOUT_FACTOR))
         })
@@ -490,7 +568,7 @@ impl Model {
                 () = tokio::time::sleep(wait) => {}
                 () = closed(phase) => return None,
             }
-            let opening = opener.open_again(&self.id, &self.version, self.threads, self.config.proofs);
+            let opening = opener.open_again(&self.id, &self.version, self.threads, self.fixed.proofs);
             let result = tokio::select! {
                 r = opening => r,
                 () = closed(phase) => return None,
@@ -545,7 +623,7 @@ impl Model {
 
     fn host_up(&self, index: u32, opened: &Opened) {
         let view = HostView { pid: opened.host.pid(), runtime: opened.runtime.clone() };
-        self.hosts.lock().insert(index, Live { view, host: opened.host.clone() });
+        self.hosts.lock().insert(index, Live { view, host: opened.host.clone(), handle: opened.handle });
         *self.outage.lock() = None;
         self.hosts_changed.notify_waiters();
     }
@@ -735,6 +813,11 @@ impl Drop for Waiting<'_> {
 async fn closed(phase: &mut watch::Receiver<Phase>) {
     // The sender lives in the model, which the waiting task holds.
     let _sender_lives = phase.wait_for(|p| *p == Phase::Closed).await;
+}
+
+/// What decides which sizes runs can have.
+fn sizes_of(config: &BatcherConfig) -> (bool, u32, Buckets) {
+    (config.enabled, config.max_batch_size, config.buckets)
 }
 
 pub(crate) fn batcher_config(b: &BatchingConfig, queue_rows_max: u32, independent: bool) -> BatcherConfig {

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::{
-    BytesPermit, Machine, ServingConfig, Validation,
+    BytesPermit, ServingConfig, Validation,
     adding::{Adding, NewVersion, Outcome},
     api::{Added, EngineReport, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView, Tallies},
     budget::BytesBudget,
@@ -55,7 +55,10 @@ const REPLAY_PERMIT_KEY: u64 = 0;
 pub struct Node(Arc<Inner>);
 
 struct Inner {
+    /// What it was started with. How models are served is in `served`.
     config: ServingConfig,
+    /// How models are served from now on: of this only what [`Node::reconfigure`] changes.
+    served: RwLock<Arc<ServingConfig>>,
     data: DataFolder,
     catalog: Catalog,
     opener: Arc<Opener>,
@@ -138,19 +141,19 @@ impl Node {
     /// Opens the registry in `data` and restores in the background what was loaded.
     pub async fn start(config: ServingConfig, data: DataFolder, engines: Engines) -> Result<Node> {
         let catalog = Catalog::open(data.store()?, unix_seconds).await?;
-        let memory_bytes = Machine::read().memory_bytes;
         let opener = Opener {
             catalog: catalog.clone(),
             open_path: data.open_path(),
             opened: AtomicU64::new(0),
             engines,
-            memory_bytes,
+            memory_bytes: config.machine.memory_bytes,
         };
-        let loads = Semaphore::new(config.cores.max(1) as usize);
+        let cores = config.machine.cores;
+        let loads = Semaphore::new(cores.max(1) as usize);
         let metrics = Metrics::new();
         let (prover, identity) = identity::open(&config, data.path(), &metrics)?;
         let node = Node(Arc::new(Inner {
-            permits: PermitPool::new(config.cores),
+            permits: PermitPool::new(cores),
             budget: BytesBudget::new(config.inflight_bytes_max),
             profiles: Profiles::open(data.path())?,
             wanted: WantedSet::open(data.path())?,
@@ -162,6 +165,7 @@ impl Node {
             opener: Arc::new(opener),
             catalog,
             data,
+            served: RwLock::new(Arc::new(config.clone())),
             config,
             slots: RwLock::default(),
             next_permit_key: AtomicU64::new(REPLAY_PERMIT_KEY + 1),
@@ -297,7 +301,7 @@ impl Node {
     pub async fn finish_add(&self, adding: Adding) -> Result<Added> {
         self.not_draining()?;
         let load = adding.load();
-        let (manifest, existed) = match adding.finish(&self.0.catalog, &self.0.opener, &self.0.config).await? {
+        let (manifest, existed) = match adding.finish(&self.0.catalog, &self.0.opener, &self.served()).await? {
             Outcome::Existed(there) => {
                 if load {
                     self.load(&exact(&there.id, &there.version)).await?;
@@ -343,7 +347,7 @@ impl Node {
         let _turn = inner.loads.acquire().await;
         let key = inner.next_permit_key.fetch_add(1, Ordering::Relaxed);
         let permits = (&inner.permits, key);
-        let found = validate_version(&inner.catalog, &inner.opener, &inner.config, permits, model, example).await;
+        let found = validate_version(&inner.catalog, &inner.opener, &self.served(), permits, model, example).await;
         inner.permits.forget(key);
         found
     }
@@ -550,6 +554,54 @@ impl Node {
         self.0.budget.take(bytes)
     }
 
+    /// Serves models from now on as `config` says: what is loaded gets its batching, run timeout and rows in
+    /// the queue at once, and everything at its next load. All else in `config` needs another start.
+    pub fn reconfigure(&self, config: ServingConfig) {
+        let loaded: Vec<Arc<Model>> = {
+            // Under the lock, so that a load that looks meanwhile is either seen here or sees this.
+            let mut served = self.0.served.write();
+            *served = Arc::new(config);
+            let slots = self.0.slots.read();
+            slots.values().flat_map(|v| v.values()).filter_map(|s| s.living()).collect()
+        };
+        for model in loaded {
+            self.settle(&model);
+        }
+    }
+
+    /// How models are served now.
+    fn served(&self) -> Arc<ServingConfig> {
+        self.0.served.read().clone()
+    }
+
+    /// Has a loaded model served as its name is served now.
+    fn settle(&self, model: &Arc<Model>) {
+        let served = self.served();
+        if !model.configure(served.model(&model.id), served.queue_rows_max) {
+            return;
+        }
+        // What was tested counts for the batch sizes that were tested.
+        let (node, model) = (self.clone(), model.clone());
+        tokio::spawn(async move {
+            if let Err(e) = node.test_again(&model).await {
+                // Until the next load its proofs rely on no test.
+                tracing::error!(model = %model.id, version = %model.version, "not tested again: {e}");
+            }
+        });
+    }
+
+    /// Finds out anew in which places of a run a row keeps its bytes.
+    async fn test_again(&self, model: &Arc<Model>) -> Result<()> {
+        let manifest = self.0.catalog.resolve(&exact(&model.id, &model.version)).await?;
+        let example = self.example(&manifest).await.map(|(_, inputs)| inputs);
+        let no_record = || Error::internal("its profile record is gone");
+        let record = self.0.profiles.read(model.profile())?.ok_or_else(no_record)?;
+        let (host, handle) = model.host().ok_or_else(|| unavailable("no host of it lives".into()))?;
+        let (engine, permits, profiles) = (model.operators().clone(), &self.0.permits, &self.0.profiles);
+        Probing { model, host, handle, engine, permits, profiles, example }.run(false, record).await;
+        Ok(())
+    }
+
     /// Bytes in flight, and most of them.
     pub(crate) fn bytes_in_flight(&self) -> (u64, u64) {
         (self.0.budget.used(), self.0.budget.max())
@@ -561,7 +613,12 @@ impl Node {
     }
 
     pub(crate) fn cores(&self) -> u32 {
-        self.0.config.cores
+        self.0.config.machine.cores
+    }
+
+    /// Memory that this node may use, if it can be told.
+    pub(crate) fn memory_bytes(&self) -> Option<u64> {
+        self.0.config.machine.memory_bytes
     }
 
     /// A version that is loaded.
@@ -653,6 +710,8 @@ impl Node {
             Ok(model) => {
                 *state = SlotState::Ready(model.clone());
                 drop(state);
+                // Something else may have been configured while it was opened.
+                self.settle(&model);
                 if let Err(e) = self.0.wanted.set(&manifest.id, &manifest.version, Some(Want::Loaded)) {
                     tracing::error!(model = %model.id, version = %model.version, "will not be restored by a restart: {e}");
                     // A request is answered all the same; an operator's word that is not kept is an error.
@@ -674,7 +733,8 @@ impl Node {
         // Each holds a model's bytes and a starting runtime. Never closed, so never an error.
         let _turn = self.0.loads.acquire().await;
         let began = clock::now();
-        let config = *self.0.config.model(&manifest.id);
+        let served = self.served();
+        let (config, queue_rows_max) = (*served.model(&manifest.id), served.queue_rows_max);
         let opener = &self.0.opener;
         let mut opened = match opened {
             Some(o) => o,
@@ -692,12 +752,13 @@ impl Node {
             proofs: if config.proofs { ProofsOption::On } else { ProofsOption::Off },
             example: example.as_ref().map(|(hash, _)| hash.clone()),
         };
+        let profile = key.clone();
         let example = example.map(|(_, inputs)| inputs);
         let record = match self.0.profiles.read(&key)? {
             Some(r) => r,
             None => {
                 let row = measure_row(&opened, MEASURE_RUNS).await;
-                let threads = config.threads.unwrap_or_else(|| auto_threads(row, self.0.config.cores));
+                let threads = config.threads.unwrap_or_else(|| auto_threads(row, self.0.config.machine.cores));
                 let mut r = ProfileRecord::new(key, threads);
                 r.memory_bytes = opened.memory_bytes;
                 if let Some(t) = row {
@@ -717,7 +778,7 @@ impl Node {
             independent: false,
             reason: "being probed: one request at a time until the probe ends".into(),
         });
-        let batcher = batcher_config(&config.batching, self.0.config.queue_rows_max, rows.independent);
+        let batcher = batcher_config(&config.batching, queue_rows_max, rows.independent);
         let engine = opened.determinism.clone();
         let known = record.self_test_of(&sizes_to_test(&batcher, &engine)).filter(|_| !probing);
         let worth = worth_testing(&engine, config.proofs);
@@ -736,7 +797,8 @@ impl Node {
                 signature: opened.signature.clone(),
                 threads: record.threads,
                 config,
-                queue_rows_max: self.0.config.queue_rows_max,
+                queue_rows_max,
+                profile,
                 permit_key: self.0.next_permit_key.fetch_add(1, Ordering::Relaxed),
                 rows,
                 determinism,
@@ -806,7 +868,8 @@ impl Node {
         let index = self.0.catalog.index(&m.id).await?;
         let model = self.slot(&m.id, &m.version).and_then(|s| s.model());
         let not_loaded = RowsVerdict { independent: false, reason: "not loaded".into() };
-        let config = self.0.config.model(&m.id);
+        let served = self.served();
+        let config = served.model(&m.id);
         let (batching, proofs) = match &model {
             Some(model) => (model.batching_view(), model.proofs_view()),
             None => (batching_view(&config.batching, &not_loaded), ProofsView::not_loaded(config.proofs)),

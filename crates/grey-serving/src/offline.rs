@@ -11,7 +11,7 @@ use grey_core::{Error, ErrorKind, Label, ModelId, ModelRef, Result, Tensor, Vers
 use grey_registry::{Catalog, DataFolder, FilePath, Index, Manifest, Marks};
 
 use crate::{
-    Machine, ServingConfig,
+    ServingConfig,
     adding::{Adding, NewVersion, Outcome},
     api::{Added, EngineReport, ModelDetails, ModelState, ModelStatus, ProofsView},
     clock::unix_seconds,
@@ -47,9 +47,9 @@ impl Offline {
             open_path: data.open_path(),
             opened: AtomicU64::new(0),
             engines,
-            memory_bytes: Machine::read().memory_bytes,
+            memory_bytes: config.machine.memory_bytes,
         };
-        let (wanted, permits) = (WantedSet::open(data.path())?, PermitPool::new(config.cores));
+        let (wanted, permits) = (WantedSet::open(data.path())?, PermitPool::new(config.machine.cores));
         Ok(Offline { config, data, catalog, opener, wanted, permits })
     }
 

@@ -11,7 +11,7 @@ use grey_engine::EngineInfo;
 use tokio::sync::oneshot;
 
 use crate::{
-    batcher::Segment,
+    batcher::{BatcherConfig, Segment},
     determinism::ModelDeterminism,
     hashing::{bytes_of, hash, is_small},
     stats::RunTimes,
@@ -34,6 +34,8 @@ pub(crate) struct Order {
     pub(crate) tenant_tag: [u8; 16],
     pub(crate) inputs: Arc<Inputs>,
     pub(crate) determinism: Arc<ModelDeterminism>,
+    /// How requests were put together when it was ordered.
+    pub(crate) batcher: BatcherConfig,
 }
 
 /// Inputs as the client sent them, and their hash once somebody has needed it.

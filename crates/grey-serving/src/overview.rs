@@ -9,7 +9,7 @@ use grey_core::{ModelId, Result, Version};
 use serde::Serialize;
 
 use crate::{
-    Identity, Machine, Node,
+    Identity, Node,
     api::{BatchingView, ModelDetails, ModelState, ModelStatistics, ModelStatus, ProofsView, QueueView, Tallies},
     clock,
     model::Model,
@@ -123,9 +123,10 @@ impl Node {
         let read = move || {
             let usage = |pid| ProcessUsage::of(pid).map(|usage| (pid, usage));
             let hosts: BTreeMap<u32, ProcessUsage> = pids.into_iter().filter_map(usage).collect();
-            (ProcessUsage::of(std::process::id()), hosts, Machine::read().memory_bytes)
+            (ProcessUsage::of(std::process::id()), hosts)
         };
-        let (usage, hosts, memory_bytes) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let memory_bytes = self.memory_bytes();
+        let (usage, hosts) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
         for host in models.iter_mut().flat_map(|m| &mut m.hosts) {
             host.usage = host.pid.and_then(|pid| hosts.get(&pid).copied());
         }

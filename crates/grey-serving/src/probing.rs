@@ -64,7 +64,7 @@ impl Probing<'_> {
             permit_key: model.permit_key(),
             run_timeout: model.run_timeout(),
         };
-        let repeated = if probe {
+        let mut repeated = if probe {
             let probed = runs.probe().await;
             let rows = probed.rows;
             tracing::info!(model = %model.id, version = %model.version, batched = rows.independent, "{}", rows.reason);
@@ -77,21 +77,31 @@ impl Probing<'_> {
         } else {
             Ok(None)
         };
-        let batcher = model.batcher();
-        let sizes = sizes_to_test(&batcher, &self.engine);
-        let known = record.self_test_of(&sizes).cloned();
-        let new = known.is_none();
-        let tested = runs.tested(&self.engine, model.proofs_on(), sizes, repeated, known).await;
-        if let SelfTested::Found(found) = &tested
-            && new
-        {
-            record.determinism = Some(found.clone());
-            self.keep(&mut record);
+        loop {
+            let sizes = sizes_to_test(&model.batcher(), &self.engine);
+            let known = record.self_test_of(&sizes).cloned();
+            let new = known.is_none();
+            let tested = runs.tested(&self.engine, model.proofs_on(), sizes, repeated, known).await;
+            if let SelfTested::Found(found) = &tested
+                && new
+            {
+                record.determinism = Some(found.clone());
+                self.keep(&mut record);
+            }
+            let concluded = model.conclude(|batcher| {
+                let sizes = sizes_to_test(batcher, &self.engine);
+                let of_others = matches!(&tested, SelfTested::Found(r) if r.sizes != sizes);
+                (!of_others).then(|| decide(&self.engine, model.proofs_on(), batcher.enabled, &tested))
+            });
+            if concluded {
+                break;
+            }
+            // An operator configured others meanwhile: at most as often as that.
+            repeated = Ok(None);
         }
-        let determinism = decide(&self.engine, model.proofs_on(), batcher.enabled, &tested);
+        let determinism = model.determinism();
         let class = determinism.class.as_ref().map_or("refused", |c| c.name());
         tracing::info!(model = %model.id, version = %model.version, class, "{}", determinism.reason);
-        model.set_determinism(determinism);
     }
 
     fn keep(&self, record: &mut ProfileRecord) {

@@ -137,6 +137,7 @@ impl Prover {
             tenant_tag: self.tag(&request.tenant),
             inputs: Arc::new(Inputs::new(request.inputs.clone(), asked.salt)),
             determinism: determinism.clone(),
+            batcher: cut.batcher,
         };
         let most = cut.batcher.max_batch_size.max(1);
         // A request larger than any batch is cut; beside nobody, the number of pieces is known. What
@@ -257,6 +258,13 @@ impl Prover {
         let mut class = *answer.order.determinism.class.as_ref().map_err(|why| Error::internal(why.clone()))?;
         if first.library_sha256 != subject.engine.library_sha256 {
             // Found out on another build: no more than what holds of any.
+            class = class.min(Class::Slot);
+        }
+        let batcher = &answer.order.batcher;
+        let largest = batcher.bucket(batcher.max_batch_size);
+        let tested = |bucket| batcher.bucket(bucket) == bucket && bucket <= largest;
+        if !answer.segments.iter().all(|s| tested(s.bucket)) {
+            // Other batch sizes were configured while it waited: found out for those it was ordered with.
             class = class.min(Class::Slot);
         }
         let outputs = &answer.answer.outputs;

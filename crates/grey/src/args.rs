@@ -2,18 +2,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use grey_core::{ModelId, Version};
 use grey_proof::{ExpectedMeasurement, KnownModelHash, Mode};
 
-use crate::encoding::{Base64, SaltSource, Seconds, SoftwareKey, hex32, measurement, model_hash, nonce};
 use crate::{
     bench::{BenchArgs, time},
     completions::CompletionsArgs,
+    config::ConfigVerb,
     doctor::DoctorArgs,
+    encoding::{Base64, SaltSource, Seconds, SoftwareKey, hex32, measurement, model_hash, nonce},
     engine::EngineCommand,
     infer::{ImageArgs, InputArg},
     model::ModelCommand,
+    settings::SettingArgs,
     style::ColorArg,
 };
 
@@ -50,7 +52,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a node
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Register, list, load and remove models
     Model(ModelCommand),
     /// Send one request and print the answer
@@ -68,6 +70,11 @@ pub(crate) enum Command {
     Engine(EngineCommand),
     /// What works on this machine, and what to do about what does not
     Doctor(DoctorArgs),
+    /// Check, show and describe a node's configuration
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
     /// Print a script that completes verbs and flags in a shell
     Completions(CompletionsArgs),
     /// Become an engine host; started by a node
@@ -88,54 +95,13 @@ pub(crate) struct TopArgs {
     pub(crate) interval: Seconds,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum IsolationArg {
-    /// An engine host is a process of its own
-    Process,
-    /// Engines run inside the node: a crash of a model is a crash of the node
-    #[value(alias = "none")]
-    Inline,
-}
-
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  grey serve --http 127.0.0.1:0 --data ./data --json")]
+#[command(
+    after_help = "Settings are flags, variables (--help tells them) and a file: docs/configuration.md.\n\nExamples:\n  grey serve --http 127.0.0.1:0 --data ./data --json\n  grey serve --config grey.yaml"
+)]
 pub(crate) struct ServeArgs {
-    /// Address to listen on; port 0 takes a free one and prints it [default: 127.0.0.1:8000]
-    #[arg(long, value_name = "HOST:PORT", env = "GREY_HTTP")]
-    pub(crate) http: Option<String>,
-    /// Folder of the registry and of what the node measured [default: the user's data directory]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) data: Option<PathBuf>,
-    /// Configuration file (YAML)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Listen on addresses that other machines reach, without authentication
-    #[arg(long)]
-    pub(crate) insecure: bool,
-    /// Let the protocol's `load` bring a model's files, which are then registered
-    #[arg(long)]
-    pub(crate) allow_upload: bool,
-    /// Replay proofs for whoever reaches the node [default: only if it listens on loopback]
-    #[arg(long)]
-    pub(crate) allow_replay: bool,
-    /// The ONNX Runtime library to use
-    #[arg(long, value_name = "PATH")]
-    pub(crate) onnxruntime_lib: Option<PathBuf>,
-    /// Where models run [default: process]
-    #[arg(long, value_enum)]
-    pub(crate) isolation: Option<IsolationArg>,
-    /// What to log, as for RUST_LOG
-    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
-    pub(crate) log: String,
-    /// How to log
-    #[arg(long, value_enum, default_value = "text")]
-    pub(crate) log_format: LogFormat,
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use grey_core::ModelId;
+use grey_core::{ModelId, nearest};
 use grey_server::oip::{self, HEADER_LENGTH_HEADER};
 use serde_json::Value;
 use ureq::{
@@ -269,15 +269,8 @@ impl Client {
         let asked = self.model.as_deref()?;
         let models = self.list("/grey/v1/models", "models").ok()?;
         let names = models.as_array()?.iter().filter_map(|m| m.get("id")?.as_str());
-        let names: Vec<&str> = names.collect();
-        nearest(asked, &names).map(|n| format!("did you mean '{n}'?"))
+        Some(format!("did you mean '{}'?", nearest(asked, names)?))
     }
-}
-
-/// The name that is nearest to one that is not there, if it is near enough to be meant.
-pub(crate) fn nearest<'a>(asked: &str, names: &[&'a str]) -> Option<&'a str> {
-    let near = names.iter().filter(|n| **n != asked).map(|n| (strsim::osa_distance(asked, n), *n)).min()?;
-    (near.0 <= 1 + asked.len() / 3).then_some(near.1)
 }
 
 #[cfg(test)]

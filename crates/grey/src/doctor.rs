@@ -24,7 +24,7 @@ use crate::{
     engine::python,
     failure::Failure,
     local,
-    serve::default_data,
+    running::default_data,
     verbs::{print, print_json, text},
 };
 
@@ -111,8 +111,8 @@ fn serves(checks: &[Check]) -> bool {
 
 pub(crate) fn run(args: &DoctorArgs, context: &HostContext, json: bool) -> Result<u8, Failure> {
     let config = NodeConfig::default();
-    let http = args.http.clone().unwrap_or_else(|| config.http.clone());
-    let outputs = config.to_serving().map_err(local::refused)?.inflight_bytes_max;
+    let http = args.http.clone().unwrap_or_else(|| config.http.as_str().to_owned());
+    let outputs = config.to_serving().inflight_bytes_max;
     let engines = local::engines(&config, context.clone(), outputs);
     let report = local::runtime()?.block_on(engines.report());
     let mut checks = engine_checks(&report);
@@ -238,11 +238,11 @@ fn kernel_checks(report: &[EngineReport]) -> Vec<Check> {
 
 fn machine_checks(machine: Machine) -> Vec<Check> {
     const GROUP: &str = "machine";
-    let mut checks = vec![Check::ok(GROUP, "cores", format!("{}, as the cgroup allows", machine.cores))];
+    let mut checks = vec![Check::ok(GROUP, "cores", format!("{} ({})", machine.cores, machine.cores_by))];
     checks.push(match machine.memory_bytes {
         None => Check::new(GROUP, "memory", Status::Warning, "cannot be told"),
         Some(b) => {
-            let found = format!("{} MiB, as the cgroup allows", b >> 20);
+            let found = format!("{} MiB ({})", b >> 20, machine.memory_by);
             let status = if b < MEMORY_BYTES_WARN { Status::Warning } else { Status::Ok };
             Check::new(GROUP, "memory", status, found).fix(if status == Status::Ok {
                 ""
@@ -252,7 +252,7 @@ fn machine_checks(machine: Machine) -> Vec<Check> {
         }
     });
     let files = getrlimit(Resource::Nofile).maximum;
-    let enough = files.is_none_or(|n| n >= u64::from(CONNECTIONS_MAX_DEFAULT));
+    let enough = files.is_none_or(|n| n >= CONNECTIONS_MAX_DEFAULT);
     let shown = files.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     checks.push(if enough {
         Check::ok(GROUP, "open files", shown)

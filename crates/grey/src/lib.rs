@@ -8,6 +8,7 @@ mod bench;
 mod client;
 mod clock;
 mod completions;
+mod config;
 mod doctor;
 mod encoding;
 mod engine;
@@ -15,13 +16,17 @@ mod failure;
 mod files;
 mod infer;
 mod local;
+mod log;
 mod model;
 mod open_node;
 mod proof;
 #[cfg(test)]
 mod reference;
+mod reload;
 mod request;
+mod running;
 mod serve;
+mod settings;
 mod style;
 mod table;
 mod top;
@@ -80,7 +85,8 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
     let done = |()| EXIT_OK;
     let outcome = match cli.command {
         Command::EngineHost => return engine_host(),
-        Command::Serve(serve) => serve::run(serve, json, context.clone()).map(done),
+        Command::Serve(serve) => serve::run(*serve, json, context.clone()).map(done),
+        Command::Config { verb } => config::run(verb, json, context.clone()),
         Command::Model(ModelCommand { data, verb }) => {
             let named = data.is_some() || is_flag(url.as_deref());
             place(data).and_then(|place| model::run(place, named, context.clone(), verb, json))

@@ -94,7 +94,7 @@ impl Folder {
             }
         })?;
         let config = NodeConfig::default();
-        let serving = config.to_serving().map_err(refused)?;
+        let serving = config.to_serving();
         let engines = engines(&config, context, serving.inflight_bytes_max);
         let runtime = runtime()?;
         let offline = runtime.block_on(Offline::open(serving, data, engines)).map_err(refused)?;

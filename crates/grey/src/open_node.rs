@@ -15,9 +15,9 @@ const TENANT_TAG_KEY_BYTES: usize = 32;
 /// Starts a node on the registry in `data`, which no other node may use.
 ///
 /// # Errors
-/// A value of the configuration that cannot be, a folder that cannot be used.
+/// A file of the configuration or a folder that cannot be used.
 pub async fn open_node(config: &NodeConfig, data: &Path, context: HostContext) -> Result<Node> {
-    let mut serving = config.to_serving()?;
+    let mut serving = config.to_serving();
     serving.tenant_tag_key = config.tenant_tag_key_file.as_deref().map(tenant_tag_key).transpose()?;
     let folder = DataFolder::open(data)?;
     let engines = local::engines(config, context, serving.inflight_bytes_max);

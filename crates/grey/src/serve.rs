@@ -2,82 +2,57 @@
 
 use std::path::PathBuf;
 
-use grey_server::{NodeConfig, Server, config};
+use grey_engine::discover::DiscoverEnv;
+use grey_server::{
+    Server,
+    config::{Resolved, Whole},
+};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use crate::{
     HostContext,
-    args::{IsolationArg, LogFormat, ServeArgs},
+    args::ServeArgs,
     failure::Failure,
-    open_node, style,
+    log::{self, LogHandle},
+    open_node,
+    reload::Reloader,
+    running::{self, Running},
+    settings::{SettingArgs, settle},
     verbs::print,
 };
 
 /// Runs a node until SIGTERM or SIGINT has drained it.
 pub(crate) fn run(args: ServeArgs, json: bool, context: HostContext) -> Result<(), Failure> {
-    start_logging(&args)?;
-    let (config, data) = configure(&args)?;
+    let args = args.settings;
+    let (resolved, strays) = settle(&args.read()?)?;
+    let log = log::start(&resolved.config)?;
+    let data = running::data(&resolved).ok_or_else(|| {
+        Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
+    })?;
+    let serving = resolved.config.to_serving();
+    let env = DiscoverEnv::read(context.python_prefix.clone());
+    Running::new(&resolved, &serving, &env).log(&strays);
+    // Not what tokio would take by itself, which counts only some of the limits.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(serving.machine.cores as usize)
         .enable_all()
         .build()
         .map_err(|e| Failure::unexpected(format!("cannot start the node's threads: {e}")))?;
-    runtime.block_on(serve(config, data, json, context))
+    let starting = Starting { resolved, args, log, data, context };
+    runtime.block_on(serve(starting, json))
+}
+
+/// All that a node is put together from.
+struct Starting {
+    resolved: Resolved,
+    args: SettingArgs,
+    log: LogHandle,
+    data: PathBuf,
+    context: HostContext,
 }
 
 fn refused(e: grey_core::Error) -> Failure {
     Failure::refused(e.message())
-}
-
-fn configure(args: &ServeArgs) -> Result<(NodeConfig, PathBuf), Failure> {
-    let mut config = match &args.config {
-        None => NodeConfig::default(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|e| Failure::refused(format!("cannot read {}: {e}", path.display())))?;
-            NodeConfig::from_yaml(&text)
-                .map_err(|e| Failure::refused(format!("{}: {}", path.display(), e.message())))?
-        }
-    };
-    if let Some(http) = &args.http {
-        config.http.clone_from(http);
-    }
-    config.insecure |= args.insecure;
-    config.allow_upload |= args.allow_upload;
-    if args.allow_replay {
-        config.allow_replay = Some(true);
-    }
-    if args.onnxruntime_lib.is_some() {
-        config.engines.onnxruntime.library = args.onnxruntime_lib.clone();
-    }
-    match args.isolation {
-        Some(IsolationArg::Process) => config.isolation = config::Isolation::Process,
-        Some(IsolationArg::Inline) => config.isolation = config::Isolation::Inline,
-        None => {}
-    }
-    let data = args.data.clone().or_else(|| config.data.clone()).or_else(default_data).ok_or_else(|| {
-        Failure::refused("there is no home directory to keep data in").hint("name a folder with --data DIR")
-    })?;
-    Ok((config, data))
-}
-
-/// `$XDG_DATA_HOME/grey`, else `~/.local/share/grey` (XDG Base Directory Specification).
-pub(crate) fn default_data() -> Option<PathBuf> {
-    let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-    var("XDG_DATA_HOME").or_else(|| Some(var("HOME")?.join(".local/share"))).map(|d| d.join("grey"))
-}
-
-fn start_logging(args: &ServeArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.log).map_err(|e| {
-        Failure::usage(format!("--log '{}': {e}", args.log)).hint("try --log info, or --log grey=debug")
-    })?;
-    let layer = fmt::layer().with_writer(std::io::stderr).with_target(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    let started = match args.log_format {
-        LogFormat::Text => registry.with(layer.with_ansi(style::is_on(&std::io::stderr()))).try_init(),
-        LogFormat::Json => registry.with(layer.json()).try_init(),
-    };
-    started.map_err(|e| Failure::unexpected(format!("cannot start logging: {e}")))
 }
 
 /// Descriptors that connections leave to hosts, models and the registry.
@@ -94,9 +69,14 @@ fn connections(configured: u32, files: u64) -> u32 {
     configured.min(room)
 }
 
-async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostContext) -> Result<(), Failure> {
+async fn serve(starting: Starting, json: bool) -> Result<(), Failure> {
+    let Starting { resolved, args, log, data, context } = starting;
+    let mut config = resolved.config.clone();
     match grey_engine::contain::raise_open_files() {
-        Ok(files) => config.limits.connections_max = connections(config.limits.connections_max, files),
+        Ok(files) => {
+            let most = connections(config.limits.connections_max.get_u32(), files);
+            config.limits.connections_max = Whole::clamped(most.into());
+        }
         Err(e) => tracing::warn!("the limit of open files cannot be raised: {e}"),
     }
     if let Err(e) = grey_engine::contain::protect_memory() {
@@ -105,8 +85,24 @@ async fn serve(mut config: NodeConfig, data: PathBuf, json: bool, context: HostC
     let unexpected = |e: std::io::Error| Failure::unexpected(format!("cannot listen for signals: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(unexpected)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(unexpected)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(unexpected)?;
     let node = open_node(&config, &data, context).await.map_err(refused)?;
     let server = Server::bind(&config, node.clone()).await.map_err(refused)?;
+    let mut reloader = Reloader { running: resolved, args, node: node.clone(), settings: server.settings(), log };
+    tokio::spawn(async move {
+        // Ends with the runtime.
+        while hangup.recv().await.is_some() {
+            // Not on one of the node's threads, which a file system that hangs would hold.
+            let reloaded = tokio::task::spawn_blocking(move || {
+                reloader.reload();
+                reloader
+            });
+            match reloaded.await {
+                Ok(r) => reloader = r,
+                Err(e) => return tracing::error!("SIGHUP is not heard any more: {e}"),
+            }
+        }
+    });
 
     let url = format!("http://{}", server.local_addr());
     // Only a convenience for those who find the folder in use.

@@ -40,7 +40,7 @@ const FILES: [(&str, &str, &str); 8] = [
 /// `GET /`: the page for browsers, and for others where to look.
 pub(super) async fn root(State(app): State<Shared>, headers: HeaderMap) -> Answer {
     let vary = [(header::VARY, "accept")];
-    if app.console == Console::Off || !wants_html(&headers) {
+    if app.settings.console() == Console::Off || !wants_html(&headers) {
         let links = json!({
             "models": "/grey/v1/models",
             "status": "/grey/v1/status",
@@ -50,13 +50,13 @@ pub(super) async fn root(State(app): State<Shared>, headers: HeaderMap) -> Answe
         let about = json!({"name": "grey", "version": env!("CARGO_PKG_VERSION"), "links": links});
         return Ok((vary, json_response(StatusCode::OK, &about)).into_response());
     }
-    app.guard.check(guard::CONSOLE, &headers)?;
+    app.settings.guard(guard::CONSOLE, &headers)?;
     Ok((vary, answer(INDEX.0, INDEX.1)).into_response())
 }
 
 /// `GET /console/{file}`.
 pub(super) async fn file(State(app): State<Shared>, Path(name): Path<String>) -> Answer {
-    let found = FILES.iter().find(|(known, ..)| app.console != Console::Off && *known == name);
+    let found = FILES.iter().find(|(known, ..)| app.settings.console() != Console::Off && *known == name);
     let missing = || ApiError(Error::not_found(format!("unknown route '/console/{}'", shown(&name))));
     let (_, kind, content) = found.ok_or_else(missing)?;
     Ok(answer(kind, content))

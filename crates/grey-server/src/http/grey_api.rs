@@ -74,7 +74,7 @@ pub(super) async fn remove_label(State(app): State<Shared>, at: Labelled) -> Ans
 /// place of the version's own.
 pub(super) async fn validate(State(app): State<Shared>, target: Target, request: Request) -> Answer {
     let (parts, incoming) = request.into_parts();
-    let limit = app.body_bytes_max.min(add::EXAMPLE_BYTES_MAX);
+    let limit = app.settings.body_bytes_max().min(add::EXAMPLE_BYTES_MAX);
     let announced = body::announced(&parts.headers, limit)?.unwrap_or(0);
     let mut permit = app.node.take_bytes(announced)?;
     let given = body::read(incoming, limit, announced, &mut permit).await?;

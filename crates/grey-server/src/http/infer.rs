@@ -97,7 +97,7 @@ pub(super) async fn read_body<B>(app: &App, headers: &HeaderMap, incoming: B) ->
 where
     B: HttpBody<Data = Bytes, Error: Display> + Unpin,
 {
-    let limit = app.body_bytes_max;
+    let limit = app.settings.body_bytes_max();
     let coding = body::content_coding(headers)?;
     // Taken before the first byte is read: a full node refuses without taking the body in.
     let taken = body::announced(headers, limit)?.unwrap_or(0);

@@ -35,26 +35,18 @@ use http::{Method, StatusCode, Uri};
 
 use self::error::{ApiError, error_response, shown};
 pub(crate) use self::{front::Front, guard::Guard, linger::Lingering};
-use crate::{config::Console, server::Connections};
+use crate::{config::Console, server::Connections, settings::Settings};
 
 /// What handlers share.
 pub(crate) struct App {
     pub node: Node,
-    pub guard: Guard,
-    /// Whether `load` may bring files.
-    pub allow_upload: bool,
-    /// Whether proofs are replayed.
-    pub allow_replay: bool,
-    /// What the page may do.
-    pub console: Console,
+    pub settings: Settings,
     /// The node's name.
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
     /// Room for connections.
     pub connections: Connections,
-    /// Largest body of a request, also after decompression.
-    pub body_bytes_max: u64,
 }
 
 /// State of the router. Cheap to clone.
@@ -153,7 +145,7 @@ fn reads(request: &Request) -> bool {
 
 async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Response {
     if !reads(&request)
-        && let Err(e) = app.guard.check(guard::CHANGES, request.headers())
+        && let Err(e) = app.settings.guard(guard::CHANGES, request.headers())
     {
         return ApiError(e).into_response();
     }
@@ -163,10 +155,10 @@ async fn guarded(State(app): State<Shared>, request: Request, next: Next) -> Res
 /// As [`guarded`]; and this node's own page changes something only where that is allowed.
 async fn changes(State(app): State<Shared>, request: Request, next: Next) -> Response {
     if !reads(&request) {
-        if let Err(e) = app.guard.check(guard::CHANGES, request.headers()) {
+        if let Err(e) = app.settings.guard(guard::CHANGES, request.headers()) {
             return ApiError(e).into_response();
         }
-        if app.console != Console::Write && guard::is_from_a_page(request.headers()) {
+        if app.settings.console() != Console::Write && guard::is_from_a_page(request.headers()) {
             let why = "a web page may not change this node: its configuration has no `console: write`";
             return ApiError(Error::new(ErrorKind::PermissionDenied, why)).into_response();
         }
@@ -175,7 +167,7 @@ async fn changes(State(app): State<Shared>, request: Request, next: Next) -> Res
 }
 
 async fn own_names(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    match app.guard.check(guard::CONSOLE, request.headers()) {
+    match app.settings.guard(guard::CONSOLE, request.headers()) {
         Ok(()) => next.run(request).await,
         Err(e) => ApiError(e).into_response(),
     }

@@ -100,7 +100,7 @@ pub(super) async fn load(State(app): State<Shared>, target: Target, request: Req
         app.node.load(&model).await?;
         return Ok(json_response(StatusCode::OK, &json!({})));
     }
-    if !app.allow_upload {
+    if !app.settings.allow_upload() {
         return Err(upload::refused(&parameters).into());
     }
     let upload = upload::parse(&model.id, &parameters, &mut |bytes| permit.grow(bytes))?;

@@ -56,7 +56,7 @@ fn session_digest(text: &str) -> Result<[u8; 32]> {
 /// `POST /grey/v1/replay`: an inference request whose parameter `grey_proof` is the base64 of a proof,
 /// or of its bundle. For operators, where the node allows it.
 pub(super) async fn replay(State(app): State<Shared>, request: Request) -> Answer {
-    if !app.allow_replay {
+    if !app.settings.allow_replay() {
         return Err(Error::new(
             ErrorKind::PermissionDenied,
             "this node replays no proofs: allow_replay is false, as it is unless set where a node listens for \

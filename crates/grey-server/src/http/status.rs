@@ -29,7 +29,7 @@ pub(super) async fn status(State(app): State<Shared>) -> Answer {
     let status = Status {
         name: &app.name,
         version: env!("CARGO_PKG_VERSION"),
-        console: app.console.name(),
+        console: app.settings.console().name(),
         connections: app.connections.open(),
         connections_max: app.connections.max(),
         overview,
@@ -46,7 +46,7 @@ fn warnings(app: &App) -> Vec<String> {
             "listens on {}, which other machines may reach, and nobody has to authenticate (insecure)",
             app.address
         ));
-        if app.console == Console::Write {
+        if app.settings.console() == Console::Write {
             warnings.push("whoever reaches this page can load, unload and remove models (console: write)".into());
         }
     }

@@ -33,8 +33,8 @@ pub(super) fn refused(parameters: &BTreeMap<String, Scalar<'static>>) -> Error {
     Error::new(
         ErrorKind::PermissionDenied,
         format!(
-            "load with parameter '{}': this node takes no files or overrides with load (it was started without \
-             --allow-upload); register the model with 'grey model add', then load it without parameters",
+            "load with parameter '{}': this node takes no files or overrides with load (--allow-upload, \
+             allow_upload: true); register the model with 'grey model add', then load it without parameters",
             shown(key)
         ),
     )

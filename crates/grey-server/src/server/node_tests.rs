@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::config::{Address, Whole};
 
 struct Running {
     address: SocketAddr,
@@ -27,7 +28,7 @@ async fn start(config: NodeConfig) -> Running {
 
 /// Starts over a registry with these versions of the model `m`, none of which could be loaded.
 async fn start_with(mut config: NodeConfig, versions: &[&str]) -> Running {
-    config.http = "127.0.0.1:0".into();
+    config.http = Address::new("127.0.0.1:0").unwrap();
     let data = tempfile::tempdir().unwrap();
     let launcher = Launcher {
         command: HostCommand { program: "/nonexistent".into(), args: vec![] },
@@ -48,7 +49,7 @@ async fn start_with(mut config: NodeConfig, versions: &[&str]) -> Running {
         let signature = Signature { inputs: vec![], outputs: vec![] };
         session.commit(Draft { engine: "onnxruntime".into(), signature, metadata: BTreeMap::new() }).await.unwrap();
     }
-    let node = Node::start(config.to_serving().unwrap(), folder, engines).await.unwrap();
+    let node = Node::start(config.to_serving(), folder, engines).await.unwrap();
     let server = Server::bind(&config, node).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let address = server.local_addr();
@@ -82,7 +83,7 @@ fn gzip(data: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn errors_have_their_codes() {
     let mut config = NodeConfig::default();
-    config.limits.body_bytes_max = 100_000;
+    config.limits.body_bytes_max = Whole::clamped(100_000);
     let r = start(config).await;
     let infer = "/v2/models/nope/infer";
     let empty = br#"{"inputs":[]}"#;
@@ -167,7 +168,7 @@ async fn errors_have_their_codes() {
 #[tokio::test]
 async fn a_spent_budget_is_told_before_the_body_is_read() {
     let mut config = NodeConfig::default();
-    config.limits.inflight_bytes_max = Some(1000);
+    config.limits.inflight_bytes_max = Some(Whole::clamped(1000));
     let r = start(config).await;
     // The bodies never come: the answers cannot have waited for them.
     let announce = async |length: usize| {
@@ -243,7 +244,7 @@ async fn a_client_that_sends_all_before_it_reads_sees_the_refusal() {
     // More than the system's buffers on both sides hold.
     const PIECES: usize = 48;
     let mut config = NodeConfig::default();
-    config.limits.body_bytes_max = (PIECES * PIECE / 3) as u64;
+    config.limits.body_bytes_max = Whole::clamped((PIECES * PIECE / 3) as u64);
     let r = start(config).await;
     let length = format!("connection: close\r\ncontent-length: {}\r\n", PIECES * PIECE);
     let piece = vec![b' '; PIECE];
@@ -261,7 +262,7 @@ async fn a_client_that_sends_all_before_it_reads_sees_the_refusal() {
     r.task.await.unwrap().unwrap();
 
     let mut config = NodeConfig::default();
-    config.limits.inflight_bytes_max = Some(PIECE as u64);
+    config.limits.inflight_bytes_max = Some(Whole::clamped(PIECE as u64));
     let r = start(config).await;
     let text = send_all_then_read(&r, &length, &piece, PIECES, b"").await;
     assert!(text.starts_with("HTTP/1.1 413 ") && text.contains("inflight_bytes_max"), "{text}");
@@ -270,7 +271,7 @@ async fn a_client_that_sends_all_before_it_reads_sees_the_refusal() {
 #[tokio::test]
 async fn a_client_that_waits_for_a_word_is_refused_without_one() {
     let mut config = NodeConfig::default();
-    config.limits.body_bytes_max = 1000;
+    config.limits.body_bytes_max = Whole::clamped(1000);
     let r = start(config).await;
     let head = "expect: 100-continue\r\ncontent-length: 1001\r\n";
     let text = send_all_then_read(&r, head, b"", 0, b"").await;

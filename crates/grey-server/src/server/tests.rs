@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::config::Address;
 use crate::http::{Lingering, with_edges};
 
 async fn start(router: Router, connections_max: u32) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
@@ -151,7 +152,7 @@ async fn connections_of_which_nothing_comes_are_cut_and_others_not() {
 
 #[test]
 fn open_addresses_need_a_word() {
-    let config = |insecure| NodeConfig { http: "0.0.0.0:0".into(), insecure, ..NodeConfig::default() };
+    let config = |insecure| NodeConfig { http: Address::new("0.0.0.0:0").unwrap(), insecure, ..NodeConfig::default() };
     let open = ["0.0.0.0:0".parse().unwrap()];
     let e = choose(&open, &config(false)).unwrap_err();
     assert!(e.message().contains("--insecure"), "{e}");

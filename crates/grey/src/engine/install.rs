@@ -9,6 +9,7 @@ use std::{
     str::FromStr,
 };
 
+use grey_core::nearest;
 use grey_engine::discover::{self, DiscoverEnv, PACKAGES, Package};
 use grey_server::NodeConfig;
 use rustix::fs::{FlockOperation, flock};
@@ -17,7 +18,6 @@ use serde_json::{Value, json};
 use super::{args::InstallArgs, python};
 use crate::{
     HostContext,
-    client::nearest,
     failure::Failure,
     local,
     verbs::{print, print_json},
@@ -55,7 +55,8 @@ impl FromStr for Wanted {
         let what = PACKAGES.into_iter().find(|p| p.engine == name || p.package == name);
         let what = what.ok_or_else(|| {
             let known: Vec<&str> = PACKAGES.iter().map(|p| p.engine).collect();
-            let meant = nearest(name, &known).map_or_else(String::new, |n| format!("; did you mean '{n}'?"));
+            let meant =
+                nearest(name, known.iter().copied()).map_or_else(String::new, |n| format!("; did you mean '{n}'?"));
             format!("unknown engine, expected {}{meant}", known.join(", "))
         })?;
         Ok(Wanted { what, version: version.map(str::to_owned) })
@@ -147,7 +148,7 @@ fn report(engines: &[Wanted], venv: &Path, context: &HostContext, json: bool) ->
 fn opens(engine: &str, venv: &Path, context: &HostContext) -> Result<(bool, Option<String>), Failure> {
     let env = DiscoverEnv { managed: Some(venv.to_owned()), ..DiscoverEnv::default() };
     let config = NodeConfig::default();
-    let outputs = config.to_serving().map_err(local::refused)?.inflight_bytes_max;
+    let outputs = config.to_serving().inflight_bytes_max;
     let engines = local::engines_in(&config, context.clone(), outputs, env);
     let report = local::runtime()?.block_on(engines.report());
     let found = report.into_iter().find(|e| e.engine == engine);

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::image::{self, ImageArgs, Picture};
 use crate::{
     arrays::{self, Array},
-    client::{Client, nearest},
+    client::Client,
     failure::Failure,
     files,
     request::{Document, Request},
@@ -258,7 +258,7 @@ fn find<'a>(signature: &'a [InputSpec], name: &str, shown: &str) -> Result<&'a I
         name.escape_debug(),
         names.join(", ")
     ));
-    Err(match nearest(name, &names) {
+    Err(match grey_core::nearest(name, names.iter().copied()) {
         Some(near) => failure.hint(format!("did you mean '{near}'?")),
         None => failure,
     })

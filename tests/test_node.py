@@ -352,6 +352,25 @@ class TestNodes:
         )
         assert (out.stdout, out.returncode) == ("(1, 3)\n", 0), out.stderr
 
+    def test_a_child_s_end_leaves_the_folder_locked(self, models: Path, tmp_path: Path) -> None:
+        program = textwrap.dedent(f"""
+            import grey, os, sys
+            node = grey.Node({str(tmp_path / "data")!r})
+            node.add("m", {str(models / "mlp.onnx")!r})
+            if (pid := os.fork()) == 0:
+                del node
+                sys.exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            try:
+                grey.Node({str(tmp_path / "data")!r})
+            except grey.FailedPrecondition as e:
+                print("in use" in str(e))
+        """)
+        out = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (out.stdout, out.returncode) == ("True\n", 0), out.stderr
+
     def test_ctrl_c_ends_a_call(self, models: Path) -> None:
         program = textwrap.dedent(f"""
             import grey, numpy as np

@@ -8,6 +8,8 @@ use std::{
     collections::HashMap,
     future::Future,
     io,
+    mem::ManuallyDrop,
+    ops::Deref,
     os::fd::{AsRawFd as _, OwnedFd},
     pin::pin,
     sync::Arc,
@@ -126,6 +128,35 @@ impl Process {
         *ends = open;
         ends.push(end.clone_ref(py));
         Ok(end)
+    }
+}
+
+/// What only its own process drops. In a forked child its threads are not there, the locks that ending it would take
+/// may be held for good, and a file's lock that it let go would be the parent's.
+pub(crate) struct Ours<T> {
+    process: &'static Process,
+    value: ManuallyDrop<T>,
+}
+
+impl<T> Ours<T> {
+    pub(crate) fn new(process: &'static Process, value: T) -> Self {
+        Ours { process, value: ManuallyDrop::new(value) }
+    }
+}
+
+impl<T> Deref for Ours<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> Drop for Ours<T> {
+    fn drop(&mut self) {
+        if self.process.is_here() {
+            // SAFETY: nobody uses it after this, the drop of what holds it.
+            unsafe { ManuallyDrop::drop(&mut self.value) }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `grey._native.Client`: a client of a node far away. `grey.Client` and `grey.AsyncClient` are its front; what
 //! the arguments mean is documented there.
 
-use std::{mem::ManuallyDrop, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use grey_client::{AddRequest, Address, Answer, Config, Error, InferCall, Limit, ProveRequest, Proven, Replay, Result};
 use grey_core::{ModelId, Tenant, Version};
@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     arrays,
-    bridge::{Call, Process, process},
+    bridge::{Call, Ours, Process, process},
     errors::raised_by_client,
     proofs::ProofInputError,
     values::{Made, infer_result, parameters, salt, seconds},
@@ -28,18 +28,7 @@ type Answered = Result<(Answer, Option<Proven>)>;
 #[pyclass(frozen, module = "grey._native")]
 pub(crate) struct Client {
     process: &'static Process,
-    client: ManuallyDrop<grey_client::Client>,
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // In a forked child the connections belong to threads that are not there, and so may the locks that ending
-        // them would take.
-        if self.process.is_here() {
-            // SAFETY: nobody uses it after this, the drop of what holds it.
-            unsafe { ManuallyDrop::drop(&mut self.client) }
-        }
-    }
+    client: Ours<grey_client::Client>,
 }
 
 #[pymethods]
@@ -76,8 +65,8 @@ impl Client {
             answer_bytes_max: answer_bytes,
         };
         let address = Address::parse(url).map_err(|e| raised_by_client(py, &e))?;
-        let client = ManuallyDrop::new(grey_client::Client::new(address, config));
-        Ok(Client { process: process(py)?, client })
+        let process = process(py)?;
+        Ok(Client { process, client: Ours::new(process, grey_client::Client::new(address, config)) })
     }
 
     /// Runs a model. `None` where an input is not plain: see `grey._arrays`.

@@ -26,7 +26,7 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::{
     arrays,
-    bridge::{Call, Process, process},
+    bridge::{Call, Ours, Process, process},
     clock,
     errors::raised,
     line::{Held, Lines},
@@ -40,7 +40,7 @@ const READ_BYTES: usize = 1 << 20;
 #[pyclass(frozen, module = "grey._native")]
 pub(crate) struct Node {
     process: &'static Process,
-    node: grey_serving::Node,
+    node: Ours<grey_serving::Node>,
     lines: Arc<Lines>,
     drain: Duration,
 }
@@ -63,7 +63,7 @@ impl Node {
         let context = HostContext { host_command, python_prefix: Some(prefix) };
         let opening = async { grey::open_node(&config, &data, context).await };
         let node = process.wait(py, opening)?.map_err(|e| raised(py, &e))?;
-        Ok(Node { process, node, lines: Arc::default(), drain: config.drain() })
+        Ok(Node { process, node: Ours::new(process, node), lines: Arc::default(), drain: config.drain() })
     }
 
     /// The folder of the registry.
@@ -110,7 +110,7 @@ impl Node {
             Step::NotPlain => return Ok(None),
             Step::NoRoom(bytes) => return Ok(Some(bytes.into_pyobject(py)?.into_any().unbind())),
         };
-        let answered = process.wait(py, answer(self.node.clone(), self.lines.clone(), *asked))?;
+        let answered = process.wait(py, answer(grey_serving::Node::clone(&self.node), self.lines.clone(), *asked))?;
         result(py, answered).map(Some)
     }
 
@@ -134,7 +134,8 @@ impl Node {
             Step::NotPlain => return Ok(None),
             Step::NoRoom(bytes) => return Ok(Some(bytes.into_pyobject(py)?.into_any().unbind())),
         };
-        let started = process.start(py, answer(self.node.clone(), self.lines.clone(), *asked), result)?;
+        let started =
+            process.start(py, answer(grey_serving::Node::clone(&self.node), self.lines.clone(), *asked), result)?;
         Ok(Some(started.into_pyobject(py)?.into_any().unbind()))
     }
 
@@ -142,7 +143,10 @@ impl Node {
     #[pyo3(signature = (verb, model=None, version=None))]
     fn manage(&self, py: Python<'_>, verb: &str, model: Option<&str>, version: Option<&str>) -> PyResult<String> {
         let verb = Verb::new(py, verb, model, version)?;
-        self.process.here(py)?.wait(py, manage(self.node.clone(), verb))?.map_err(|e| raised(py, &e))
+        self.process
+            .here(py)?
+            .wait(py, manage(grey_serving::Node::clone(&self.node), verb))?
+            .map_err(|e| raised(py, &e))
     }
 
     /// [`Node::manage`] as an asyncio future, and its call.
@@ -155,7 +159,7 @@ impl Node {
         version: Option<&str>,
     ) -> PyResult<(Py<PyAny>, Call)> {
         let verb = Verb::new(py, verb, model, version)?;
-        self.process.here(py)?.start(py, manage(self.node.clone(), verb), text)
+        self.process.here(py)?.start(py, manage(grey_serving::Node::clone(&self.node), verb), text)
     }
 
     /// Registers the files of a model, and loads it if `load`; the answer is JSON.
@@ -173,7 +177,10 @@ impl Node {
         load: bool,
     ) -> PyResult<String> {
         let (what, example) = new_version(py, model, version, &labels, metadata, example, load)?;
-        self.process.here(py)?.wait(py, add(self.node.clone(), what, example, files))?.map_err(|e| raised(py, &e))
+        self.process
+            .here(py)?
+            .wait(py, add(grey_serving::Node::clone(&self.node), what, example, files))?
+            .map_err(|e| raised(py, &e))
     }
 
     /// [`Node::add`] as an asyncio future, and its call.
@@ -191,7 +198,7 @@ impl Node {
         load: bool,
     ) -> PyResult<(Py<PyAny>, Call)> {
         let (what, example) = new_version(py, model, version, &labels, metadata, example, load)?;
-        self.process.here(py)?.start(py, add(self.node.clone(), what, example, files), text)
+        self.process.here(py)?.start(py, add(grey_serving::Node::clone(&self.node), what, example, files), text)
     }
 
     /// The metrics in OpenMetrics text form.
@@ -216,7 +223,7 @@ impl Node {
     #[pyo3(signature = (timeout=None))]
     fn close_async(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<(Py<PyAny>, Call)> {
         let longest = timeout.map_or(Ok(self.drain), |t| seconds(py, t))?;
-        let node = self.node.clone();
+        let node = grey_serving::Node::clone(&self.node);
         self.process.here(py)?.start(py, async move { node.drain(longest).await }, |py, ()| Ok(py.None()))
     }
 }
@@ -235,7 +242,7 @@ impl Node {
         size: usize,
         deadline: Option<Instant>,
     ) -> impl Future<Output = Result<Room>> + Send + 'static {
-        let (node, lines) = (self.node.clone(), self.lines.clone());
+        let (node, lines) = (grey_serving::Node::clone(&self.node), self.lines.clone());
         async move {
             let permit = lines.bytes.wait(deadline, || std::future::ready(node.take_bytes(size))).await?;
             Ok(Room(parking_lot::Mutex::new(Some(Held::new(permit, lines.clone())))))

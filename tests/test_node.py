@@ -255,8 +255,8 @@ class TestNodes:
     @pytest.mark.parametrize(
         ("config", "says"),
         [
-            ({"drain_secs": 3}, "drain_secs"),
-            ({"limits": {"queue_rows_max": 0}}, "limits.queue_rows_max is 0, expected 1"),
+            ({"drain_secs": 3}, "there is no key .drain_secs.; did you mean .drain_seconds."),
+            ({"limits": {"queue_rows_max": 0}}, "limits.queue_rows_max is 0, expected a whole number from 1"),
             ({"name": object()}, "configuration: expected values that YAML has"),
             ("/nope/grey.yaml", "cannot read /nope/grey.yaml"),
         ],

@@ -257,10 +257,28 @@ class TestRegistry:
         assert client.infer("labelled", np.ones((1, 8)).tolist(), version="stable").version == "v2"
         client.remove("labelled")
 
+    def test_a_folder_with_labels_and_an_example(self, client: grey.Client, models: Path, tmp_path: Path) -> None:
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "model.onnx").write_bytes((models / "affine.onnx").read_bytes())
+        (tmp_path / "m" / "words.txt").write_text("a\nb\n")
+        example = {"x": np.ones((1, 2), np.float32)}
+        added = client.add("folder", tmp_path / "m", labels=["stable"], example=example)
+        assert (added.labels, set(added.members["files"])) == (("latest", "stable"), {"model.onnx", "words.txt"})
+        assert client.infer("folder", [[1, 2]], version="stable").version == added.version
+        for bad, says in [
+            ({"x": np.ones((1, 3), np.float32)}, "shape"),
+            ({"x": np.full((1, 2), np.inf, np.float32)}, "expected values that JSON has"),
+            ({"x": np.ones((1, 2), ml_dtypes.bfloat16)}, "JSON has no BF16"),
+        ]:
+            with pytest.raises(grey.InvalidArgument, match=says):
+                client.add("folder", models / "affine.onnx", version="bad", example=bad)
+        client.remove("folder")
+
     def test_files_that_are_none(self, client: grey.Client, models: Path, tmp_path: Path) -> None:
         for file, says in [
             (tmp_path / "none.onnx", "No such file"),
-            (tmp_path, "is not a file"),
+            (tmp_path, "is empty"),
+            ([models / "mlp.onnx", "/dev/null"], "/dev/null is a device"),
             (models / "truncated.onnx", "truncated|parse|protobuf|load"),
         ]:
             with pytest.raises(grey.Error, match=says):

@@ -6,6 +6,8 @@ Whatever else there is (texts, bfloat16) becomes a tuple ``(datatype, shape, byt
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +46,40 @@ def prepare(inputs: Any, specs: Sequence[TensorSpec]) -> Plain:
             raise InvalidArgument(f"inputs: expected texts as names, found {_kind(name)}")
         plain[name] = _plain(name, value, by_name.get(name))
     return plain
+
+
+def request_json(inputs: Mapping[str, Any]) -> str:
+    """The inputs as a request in the protocol's JSON.
+
+    :raises InvalidArgument: values that JSON has not: bytes that are no UTF-8, infinities, bfloat16.
+    """
+    tensors = []
+    for name, value in prepare(inputs, ()).items():
+        if isinstance(value, tuple):
+            datatype, shape, data = value
+            if datatype != "BYTES":
+                raise InvalidArgument(f"input {name!r}: JSON has no {datatype}; give it in another float type")
+            texts = _texts(name, data)
+            tensors.append({"name": name, "datatype": datatype, "shape": shape, "data": texts})
+        else:
+            datatype, flat = DATATYPES[value.dtype.name], value.reshape(-1).tolist()
+            tensors.append({"name": name, "datatype": datatype, "shape": list(value.shape), "data": flat})
+    try:
+        return json.dumps({"inputs": tensors}, allow_nan=False)
+    except ValueError as e:
+        raise InvalidArgument(f"inputs: expected values that JSON has: {e}") from e
+
+
+def _texts(name: str, data: bytes) -> list[str]:
+    texts, at = [], 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<I", data, at)
+        try:
+            texts.append(data[at + 4 : at + 4 + length].decode())
+        except UnicodeDecodeError as e:
+            raise InvalidArgument(f"input {name!r}: expected UTF-8, which JSON has: {e}") from e
+        at += 4 + length
+    return texts
 
 
 def _is_frame(value: Any) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from grey import _native
@@ -23,3 +25,8 @@ async def outcome(started: tuple[Any, _native.Call]) -> Any:
 def texts(metadata: Mapping[str, Any] | None) -> dict[str, str]:
     """Metadata as texts: what is none becomes JSON."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in (metadata or {}).items()}
+
+
+def paths(files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files of a model: one, several, or the folder that holds them."""
+    return [Path(p) for p in ([files] if isinstance(files, (str, os.PathLike)) else files)]

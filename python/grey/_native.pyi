@@ -112,9 +112,11 @@ class Client:
     def add(
         self,
         model: str,
-        file: Path,
+        files: list[Path],
         version: str | None,
+        labels: list[str],
         metadata: Mapping[str, str],
+        example: str | None,
         load: bool,
         timeout: float | None,
     ) -> str:
@@ -123,9 +125,11 @@ class Client:
     def add_async(
         self,
         model: str,
-        file: Path,
+        files: list[Path],
         version: str | None,
+        labels: list[str],
         metadata: Mapping[str, str],
+        example: str | None,
         load: bool,
         timeout: float | None,
     ) -> tuple[asyncio.Future[str], Call]:

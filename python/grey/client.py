@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from grey import _arrays, _inputs, _native
-from grey._calls import outcome, texts
+from grey._calls import outcome, paths, texts
 from grey.errors import InvalidArgument
 from grey.proofs import InferenceProof, PolicyLike
 from grey.results import InferResult, Model, ModelStatus, NodeInfo, Replay, TensorSpec
@@ -283,29 +283,35 @@ class Client(_Base):
     def add(
         self,
         model: str,
-        file: str | os.PathLike[str],
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         version: str | None = None,
+        labels: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        example: Mapping[str, Any] | None = None,
         load: bool = True,
         timeout: float | None = None,
     ) -> Model:
-        """Send a model's file to the node's registry, and load it. The file is streamed, however large it is.
+        """Send a version of a model to the node's registry, and load it. Files are streamed, however large they are.
 
         The same bytes again change nothing.
 
         >>> client.add("mine", "model.onnx", metadata={"accuracy": 0.95}).state
         'ready'
 
+        :param files: the model's file; a list of several, e.g. with weights beside it; or the folder that holds them.
         :param version: its name; by default the next integer.
+        :param labels: names that mean this version from now on.
         :param metadata: whatever is to be remembered of it, as texts.
+        :param example: arrays by name that the model takes, kept with it: where the node cannot make up inputs by
+            itself, they show it whether rows may share runs.
         :param load: whether to load it, too.
         :param timeout: seconds that this call may take; by default the client's ``load_timeout``.
-        :raises InvalidArgument: a file that cannot be read, or is no model.
+        :raises InvalidArgument: files that cannot be read, or are no model.
         :raises AlreadyExists: the version exists, with other bytes.
         :raises LoadFailed: the model cannot be opened.
         """
-        return _model(self._native.add(model, Path(file), version, texts(metadata), load, timeout))
+        return _model(self._native.add(*_addition(model, files, version, labels, metadata, example, load, timeout)))
 
     def load(self, model: str, *, version: str | None = None, timeout: float | None = None) -> Model:
         """Load a version, by default the latest, and wait until it is ready.
@@ -441,15 +447,17 @@ class AsyncClient(_Base):
     async def add(
         self,
         model: str,
-        file: str | os.PathLike[str],
+        files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
         version: str | None = None,
+        labels: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
+        example: Mapping[str, Any] | None = None,
         load: bool = True,
         timeout: float | None = None,
     ) -> Model:
         """As :meth:`Client.add`."""
-        adding = self._native.add_async(model, Path(file), version, texts(metadata), load, timeout)
+        adding = self._native.add_async(*_addition(model, files, version, labels, metadata, example, load, timeout))
         return _model(await outcome(adding))
 
     async def load(self, model: str, *, version: str | None = None, timeout: float | None = None) -> Model:
@@ -469,6 +477,20 @@ class AsyncClient(_Base):
     ) -> bool:
         """As :meth:`Client.ready`."""
         return bool(json.loads(await self._manage("ready", model, version, timeout)))
+
+
+def _addition(
+    model: str,
+    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    version: str | None,
+    labels: Sequence[str],
+    metadata: Mapping[str, Any] | None,
+    example: Mapping[str, Any] | None,
+    load: bool,
+    timeout: float | None,
+) -> tuple[str, list[Path], str | None, list[str], dict[str, str], str | None, bool, float | None]:
+    request = None if example is None else _arrays.request_json(example)
+    return model, paths(files), version, list(labels), texts(metadata), request, load, timeout
 
 
 def replay(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grey import _arrays, _native
-from grey._calls import outcome, texts
+from grey._calls import outcome, paths, texts
 from grey.errors import InvalidArgument
 from grey.results import InferResult, Model, ModelStatus, TensorSpec
 
@@ -382,9 +382,8 @@ def _addition(
     example: Mapping[str, Any] | None,
     load: bool,
 ) -> tuple[str, list[Path], str | None, list[str], dict[str, str], dict[str, Any] | None, bool]:
-    paths = [files] if isinstance(files, (str, os.PathLike)) else files
     plain = None if example is None else _arrays.prepare(example, ())
-    return model, [Path(path) for path in paths], version, list(labels), texts(metadata), plain, load
+    return model, paths(files), version, list(labels), texts(metadata), plain, load
 
 
 def _config_text(config: Config | None) -> str:

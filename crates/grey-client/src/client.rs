@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,7 +15,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use bytes::Bytes;
-use grey_core::{ErrorKind, ModelId, Payload, Tensor, Version, oip};
+use grey_core::{ErrorKind, Label, ModelId, Payload, Tensor, Version, oip};
 use grey_proof::BUNDLE_BYTES_MAX;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -25,7 +24,6 @@ use hyper::body::Incoming;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tokio::{
-    fs::File,
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
@@ -37,6 +35,7 @@ use crate::{
     clock,
     connection::{Lost, chain},
     error::Refusal,
+    form::Form,
     pool::{Lease, Pool},
     proof::{self, Asked},
     request::{self, Encoded, encode, insert_timeout},
@@ -72,10 +71,12 @@ pub struct AddRequest {
     pub id: ModelId,
     /// The version; `None`: the next number.
     pub version: Option<Version>,
-    /// The file, which is streamed.
-    pub file: PathBuf,
-    /// Its name in the registry; `None`: its own.
-    pub file_name: Option<String>,
+    /// Labels that mean it from then on.
+    pub labels: Vec<Label>,
+    /// Its files, which are streamed: the name of each in the version, and where it is.
+    pub files: Vec<(String, PathBuf)>,
+    /// A request that it answers, in the protocol's JSON.
+    pub example: Option<Bytes>,
     /// Whether it is loaded at once.
     pub load: bool,
     /// Free metadata.
@@ -149,7 +150,8 @@ struct Order<'a> {
 enum Content {
     Nothing,
     Chunks(Encoded),
-    File(PathBuf),
+    /// Files by name, and an example.
+    Form(Vec<(String, PathBuf)>, Option<Bytes>),
 }
 
 /// A success.
@@ -328,23 +330,17 @@ impl Client {
         self.json::<Removed>(order, timeout.or(self.0.config.model_timeout)).await.map(|r| r.removed)
     }
 
-    /// Registers a file as a version of a model.
+    /// Registers files as a version of a model.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the file cannot be read.
+    /// [`Error::Argument`] if a file cannot be read.
     pub async fn add(&self, what: &AddRequest) -> Result<Added> {
-        let own_name = || what.file.file_name().and_then(|n| n.to_str()).map(str::to_owned);
-        let name = what.file_name.clone().or_else(own_name).ok_or_else(|| {
-            Error::Argument(format!(
-                "'{}' has no file name that the registry could use",
-                shown(&what.file.to_string_lossy())
-            ))
-        })?;
-        let mut query = vec![("file".to_owned(), name), ("load".to_owned(), what.load.to_string())];
+        let mut query = vec![("load".to_owned(), what.load.to_string())];
+        query.extend(what.labels.iter().map(|label| ("label".to_owned(), label.to_string())));
         query.extend(what.metadata.iter().map(|(k, v)| (format!("meta.{k}"), v.clone())));
         let query: Vec<String> = query.iter().map(|(k, v)| format!("{}={}", escaped(k), escaped(v))).collect();
         let order = Order {
-            body: Box::new(|_| Ok(Content::File(what.file.clone()))),
+            body: Box::new(|_| Ok(Content::Form(what.files.clone(), what.example.clone()))),
             ..Order::bare(Method::POST, format!("{}?{}", model_path(&what.id, what.version.as_ref()), query.join("&")))
         };
         self.json(order, what.timeout.or(self.0.config.model_timeout)).await
@@ -497,9 +493,10 @@ impl Client {
                     .header(oip::HEADER_LENGTH_HEADER, encoded.header_length);
                 Body::chunks(encoded.chunks)
             }
-            Content::File(path) => {
-                builder = builder.header(header::CONTENT_TYPE, "application/octet-stream");
-                file_body(path).await?
+            Content::Form(files, example) => {
+                let form = Form::new(&files, example.as_ref()).await?;
+                builder = builder.header(header::CONTENT_TYPE, form.content_type());
+                form.into_body()
             }
         };
         let mut request = builder.body(body).map_err(|e| Error::Argument(format!("cannot make the request: {e}")))?;
@@ -642,16 +639,6 @@ fn header_length(headers: &HeaderMap) -> Result<Option<u64>> {
 fn says_close(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case("close"))
-}
-
-async fn file_body(path: PathBuf) -> Result<Body> {
-    let unreadable = |e: io::Error| Error::Argument(format!("cannot read '{}': {e}", shown(&path.to_string_lossy())));
-    let file = File::open(&path).await.map_err(unreadable)?;
-    let meta = file.metadata().await.map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(Error::Argument(format!("'{}' is not a file", shown(&path.to_string_lossy()))));
-    }
-    Ok(Body::file(file, meta.len()))
 }
 
 /// Checks a proof, away from here if much is to be hashed.

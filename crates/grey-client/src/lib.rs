@@ -17,6 +17,7 @@ mod clock;
 mod config;
 mod connection;
 mod error;
+mod form;
 mod pool;
 mod proof;
 mod request;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use grey_client::{AddRequest, Address, Client, Config, Error, InferCall, Limit, ProveRequest};
-use grey_core::{DType, ErrorKind, ModelId, Tensor};
+use grey_core::{DType, ErrorKind, Label, ModelId, Tensor};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -449,8 +449,9 @@ async fn files_are_streamed_and_those_that_cannot_be_read_named() -> io::Result<
     let add = AddRequest {
         id: ModelId::new("m").unwrap(),
         version: None,
-        file,
-        file_name: None,
+        labels: vec![Label::new("prod").unwrap()],
+        files: vec![("model.onnx".to_owned(), file)],
+        example: Some("{}".into()),
         load: false,
         metadata: [("a b".to_owned(), "c&d".to_owned())].into(),
         timeout: Limit::Usual,
@@ -458,10 +459,20 @@ async fn files_are_streamed_and_those_that_cannot_be_read_named() -> io::Result<
     let e = client(at).add(&add).await.unwrap_err();
     assert_eq!(e.kind(), Some(ErrorKind::AlreadyExists));
     let (head, body) = sent.recv().await.unwrap();
-    assert!(head.starts_with("post /grey/v1/models/m?file=model.onnx&load=false&meta.a%20b=c%26d http/1.1"), "{head}");
-    assert!(body == bytes);
+    assert!(head.starts_with("post /grey/v1/models/m?load=false&label=prod&meta.a%20b=c%26d http/1.1"), "{head}");
+    let boundary = head.split("boundary=").nth(1).unwrap().split_whitespace().next().unwrap();
+    let part = |name: &str, file: &str| {
+        format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{file}\"\r\nContent-Type: \
+             application/octet-stream\r\n\r\n"
+        )
+    };
+    let (example, file) = (part("example", "example.json"), part("file", "model.onnx"));
+    let end = format!("\r\n--{boundary}--\r\n");
+    assert!(body == [example.as_bytes(), b"{}\r\n", file.as_bytes(), &bytes, end.as_bytes()].concat());
     for (path, says) in [(folder.path().join("none"), "No such file"), (folder.path().to_owned(), "is not a file")] {
-        let e = client(at).add(&AddRequest { file: path, ..add.clone() }).await.unwrap_err();
+        let e =
+            client(at).add(&AddRequest { files: vec![("m.onnx".to_owned(), path)], ..add.clone() }).await.unwrap_err();
         assert!(matches!(&e, Error::Argument(m) if m.contains(says)), "{e:?}");
     }
     Ok(())

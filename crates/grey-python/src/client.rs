@@ -4,7 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use grey_client::{AddRequest, Address, Answer, Config, Error, InferCall, Limit, ProveRequest, Proven, Replay, Result};
-use grey_core::{ModelId, Tenant, Version};
+use grey_core::{Label, ModelId, Tenant, Version};
 use grey_proof::{Known, KnownModelHash, Policy};
 use pyo3::{
     exceptions::PyTypeError,
@@ -173,39 +173,43 @@ impl Client {
         process.start(py, async move { manage(&client, verb, limit).await }, text)
     }
 
-    /// Registers a file as a version of a model, and loads it if `load`; the answer is JSON.
+    /// Registers files as a version of a model, and loads it if `load`; the answer is JSON.
     #[expect(clippy::too_many_arguments, reason = "as many as the call has")]
-    #[pyo3(signature = (model, file, version, metadata, load, timeout))]
+    #[pyo3(signature = (model, files, version, labels, metadata, example, load, timeout))]
     fn add(
         &self,
         py: Python<'_>,
         model: &str,
-        file: PathBuf,
+        files: Vec<PathBuf>,
         version: Option<&str>,
+        labels: Vec<String>,
         metadata: Metadata,
+        example: Option<String>,
         load: bool,
         timeout: Option<f64>,
     ) -> PyResult<String> {
         let process = self.process.here(py)?;
-        let request = add_request(py, model, file, version, metadata, load, timeout)?;
+        let request = add_request(py, model, &files, version, &labels, metadata, example, load, timeout)?;
         process.wait(py, add(&self.client, request))?.map_err(|e| raised_by_client(py, &e))
     }
 
     /// [`Client::add`] as an asyncio future, and its call.
     #[expect(clippy::too_many_arguments, reason = "as many as the call has")]
-    #[pyo3(signature = (model, file, version, metadata, load, timeout))]
+    #[pyo3(signature = (model, files, version, labels, metadata, example, load, timeout))]
     fn add_async(
         &self,
         py: Python<'_>,
         model: &str,
-        file: PathBuf,
+        files: Vec<PathBuf>,
         version: Option<&str>,
+        labels: Vec<String>,
         metadata: Metadata,
+        example: Option<String>,
         load: bool,
         timeout: Option<f64>,
     ) -> PyResult<(Py<PyAny>, Call)> {
         let process = self.process.here(py)?;
-        let request = add_request(py, model, file, version, metadata, load, timeout)?;
+        let request = add_request(py, model, &files, version, &labels, metadata, example, load, timeout)?;
         let client = grey_client::Client::clone(&self.client);
         process.start(py, async move { add(&client, request).await }, text)
     }
@@ -378,20 +382,25 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|e| Error::Answer(format!("it is no JSON: {e}")))
 }
 
+#[expect(clippy::too_many_arguments, reason = "as many as the call has")]
 fn add_request(
     py: Python<'_>,
     model: &str,
-    file: PathBuf,
+    files: &[PathBuf],
     version: Option<&str>,
+    labels: &[String],
     metadata: Metadata,
+    example: Option<String>,
     load: bool,
     timeout: Option<f64>,
 ) -> PyResult<AddRequest> {
+    let found = grey::model_files(files).map_err(|e| core(py, e))?;
     Ok(AddRequest {
         id: model_id(py, model)?,
         version: self::version(py, version)?,
-        file,
-        file_name: None,
+        labels: labels.iter().map(Label::new).collect::<Result<_, _>>().map_err(|e| core(py, e))?,
+        files: found.into_iter().map(|(name, path)| (name.to_string(), path)).collect(),
+        example: example.map(Into::into),
         load,
         metadata,
         timeout: limit(py, "timeout", timeout)?,

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use grey_core::{BatchAxis, Error, ModelId, Result};
 use grey_serving::{BatchingConfig, HoldPolicy, Machine, ModelConfig, ServingConfig};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 pub use self::{
     keys::{Key, Keys, Kind, Reload, VARIABLE_PREFIX, keys},
@@ -75,7 +75,7 @@ pub enum LogFormat {
 }
 
 /// What the page at `/` may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Console {
@@ -86,6 +86,31 @@ pub enum Console {
     Read,
     /// It also loads, unloads and removes models.
     Write,
+}
+
+impl<'de> Deserialize<'de> for Console {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected 'off', 'read' or 'write'")]
+        enum Written {
+            // Also a bare `off`, which is `false` in YAML 1.1.
+            Flag(bool),
+            Word(Word),
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Word {
+            Off,
+            Read,
+            Write,
+        }
+        match Written::deserialize(from)? {
+            Written::Flag(false) | Written::Word(Word::Off) => Ok(Console::Off),
+            Written::Flag(true) => Err(D::Error::custom("expected 'off', 'read' or 'write'")),
+            Written::Word(Word::Read) => Ok(Console::Read),
+            Written::Word(Word::Write) => Ok(Console::Write),
+        }
+    }
 }
 
 impl Console {
@@ -444,6 +469,8 @@ mod tests {
         ] {
             assert_eq!(NodeConfig::from_yaml(text).unwrap().console, console, "{text}");
         }
+        let e = NodeConfig::from_yaml("console: on\n").unwrap_err().to_string();
+        assert!(e.ends_with("expected off or read or write"), "{e}");
         let e = NodeConfig::from_yaml("console: all\n").unwrap_err().to_string();
         assert_eq!(e, "configuration:1:10: console is 'all', expected off or read or write");
     }

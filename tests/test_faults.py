@@ -189,7 +189,7 @@ def test_two_nodes_on_one_folder(start: Any) -> None:
         timeout=30,
     )
     assert second.returncode == 1
-    assert f"in use by another node (process {node.process.pid})" in second.stderr
+    assert f"in use by another node (process {node.process.pid}, {node.url})" in second.stderr
 
 
 def test_no_network_without_insecure(tmp_path: Path) -> None:

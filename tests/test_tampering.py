@@ -279,7 +279,7 @@ DOCUMENTS: dict[str, tuple[Callable[[GreyNode, str, Path], Any], list[str]]] = {
         in_manifest(lambda d: d["files"][0].update(path="x.onnx")),
         ["model '{}'", "version '1'", "'x.onnx'", "is gone"],
     ),
-    "folder": (in_manifest(lambda d: d.update(upload="../../other")), ["model '{}'", "version '1'", "is gone"]),
+    "folder": (in_manifest(lambda d: d.update(upload="../../other")), [MANIFEST, "invalid upload '../../other'"]),
     "id": (in_manifest(lambda d: d.update(id="other")), [MANIFEST, "is not the manifest that the index means"]),
     "engine": (in_manifest(lambda d: d.update(engine="nothing")), ["model '{}'", "version '1'", "'nothing'"]),
     "format": (in_manifest(lambda d: d.update(format=2)), [MANIFEST, "has format 2", "up to 1"]),

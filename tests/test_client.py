@@ -7,6 +7,7 @@ import contextlib
 import copy
 import doctest
 import inspect
+import json
 import multiprocessing
 import os
 import pickle
@@ -511,6 +512,31 @@ class TestWrongServers:
             with pytest.raises(grey.Error, match="said so") as caught:
                 client.infer("mlp", X)
             assert type(caught.value) is grey.errors.BY_KIND[kind]
+
+    @pytest.mark.parametrize("datatype", ["FP32", "INT8", "BYTES", "BF16"])
+    @pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 8], [0, 2**31, 2**31, 2**31]])
+    def test_a_shape_that_no_array_has(self, datatype: str, shape: list[int]) -> None:
+        tensor = {"name": "y", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": 0}}
+        head = json.dumps({"model_name": "mlp", "model_version": "1", "outputs": [tensor]})
+        answer = f"inference-header-content-length: {len(head)}\r\ncontent-length: {len(head)}\r\n\r\n{head}"
+        url = Wrong(saying(f"HTTP/1.1 200 OK\r\n{answer}")).url
+        with grey.Client(url, timeout=20) as client, pytest.raises(grey.BadAnswer):
+            client.infer("mlp", X)
+
+        async def several() -> list[Any]:
+            async with grey.AsyncClient(url, timeout=20) as client:
+                calls = [client.infer("mlp", X) for _ in range(5)]
+                return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+
+        assert all(isinstance(e, grey.Error) for e in asyncio.run(several()))
+
+    def test_a_call_s_time_covers_the_question_for_the_signature(self) -> None:
+        silent = Wrong(lambda _: None, hold=True)
+        with (
+            grey.Client(silent.url, timeout=60) as client,
+            pytest.raises(grey.DeadlineExceeded, match=r"within 0\.3 s"),
+        ):
+            client.infer("mlp", [[1] * 8], timeout=0.3)
 
     def test_nobody_is_there(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:

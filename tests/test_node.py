@@ -97,6 +97,11 @@ class TestInfer:
     def test_texts_and_bytes(self, node: grey.Node, x: Any) -> None:
         assert node.infer("text", {"x": x})["y"].tolist() == [["é".encode(), b"z"]]
 
+    @pytest.mark.parametrize("x", [[[b"\x01\x00", b"\x00\x00"]], (("a\0", "b"),), np.array([[b"a\0", "b"]], object)])
+    def test_no_byte_of_a_text_is_lost(self, node: grey.Node, x: Any) -> None:
+        sent = [e if isinstance(e, bytes) else e.encode() for e in next(iter(x))]
+        assert node.infer("text", {"x": x})["y"].tolist() == [sent]
+
     def test_arrays_that_lie_otherwise_in_memory(self, node: grey.Node, models: Path) -> None:
         x = np.random.default_rng(2).normal(size=(8, 4)).astype(np.float32)
         want = expected(models, "mlp", x=np.ascontiguousarray(x.T))[0]
@@ -160,12 +165,19 @@ class TestInfer:
         with pytest.raises(grey.InvalidArgument, match=r"uint8 \(UINT8\) holds, found others among 256, 1"):
             node.infer("image", [[256, 1]])
 
+    def test_no_number_becomes_infinite(self, node: grey.Node) -> None:
+        for name, x in [("mlp", [[1e39] * 8]), ("identity_fp16", [[70_000, 1]])]:
+            with pytest.raises(grey.InvalidArgument, match="holds, found others among"):
+                node.infer(name, x)
+        assert np.isinf(node.infer("identity_fp16", [[float("inf"), 1]])["y"][0, 0])
+
     def test_bad_calls(self, node: grey.Node) -> None:
         bad: list[tuple[type[Exception], str, dict[str, Any]]] = [
             (grey.NotFound, "'nope' is not found", {"model": "nope"}),
             (grey.InvalidArgument, "invalid model name '../x'", {"model": "../x"}),
             (grey.NotFound, "version '7'", {"version": "7"}),
             (grey.InvalidArgument, "output 'nope'", {"outputs": ["nope"]}),
+            (grey.InvalidArgument, "outputs: expected a list of names, found one name alone: 'y'", {"outputs": "y"}),
             (grey.InvalidArgument, "timeout: expected seconds, 0 or more, found -1", {"timeout": -1}),
             (grey.InvalidArgument, "timeout: expected seconds, 0 or more, found NaN", {"timeout": float("nan")}),
             (grey.InvalidArgument, "invalid tenant 'a b'", {"tenant": "a b"}),
@@ -265,6 +277,26 @@ class TestNodes:
         with pytest.raises(grey.InvalidArgument, match=says):
             grey.Node(config=config)
 
+    def test_the_folder_that_a_configuration_names(self, tmp_path: Path, models: Path) -> None:
+        config = {"data": str(tmp_path / "kept")}
+        with grey.Node(config=config) as node:
+            node.add("m", models / "mlp.onnx")
+            with pytest.raises(grey.InvalidArgument, match="labels: expected a list of names"):
+                node.add("m", models / "mlp.onnx", labels="prod")
+            with pytest.raises(grey.NotFound):
+                node.ready("nope")
+        assert (tmp_path / "kept").is_dir()
+        with grey.Node(config=config) as node:
+            assert node.infer("m", [[1] * 8], timeout=float("inf"))["y"].shape == (1, 3)
+
+    def test_a_module_in_the_current_folder_is_not_a_host_s(self, tmp_path: Path, models: Path) -> None:
+        (tmp_path / "grey.py").write_text("raise SystemExit('not this one')")
+        program = f"import grey; n = grey.Node(); n.add('m', {str(models / 'mlp.onnx')!r}); print('served')"
+        out = subprocess.run(
+            [sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert out.stdout == "served\n", out.stderr
+
     def test_a_configuration_from_a_file(self, tmp_path: Path, models: Path) -> None:
         (tmp_path / "grey.yaml").write_text("models:\n  m:\n    batching: {max_batch_size: 4}\n")
         with grey.Node(config=tmp_path / "grey.yaml") as node:
@@ -280,8 +312,10 @@ class TestNodes:
         assert not alive(pid)
         assert not folder.exists()
         assert "closed" in repr(node)
-        with pytest.raises(grey.Unavailable, match="shutting down"):
+        with pytest.raises(grey.Closed, match="the node was closed"):
             node.infer("m", {"x": ONES})
+        with pytest.raises(grey.Closed):
+            node.models()
 
     def test_one_that_nobody_closed(self, models: Path) -> None:
         node = grey.Node()
@@ -426,6 +460,22 @@ class TestCapacity:
 
         asyncio.run(run())
 
+    def test_the_end_waits_for_those_in_line(self, models: Path) -> None:
+        with grey.Node(config={"limits": {"queue_rows_max": 2}, "batching": {"max_batch_size": 1}}) as node:
+            node.add("m", models / "spin.onnx")
+            inputs = {"n": np.array([[20_000]]), "x": np.zeros((1, 1), np.float32)}
+            node.infer("m", inputs)
+            shapes: list[Any] = []
+            call = lambda: shapes.append(node.infer("m", inputs)["y"].shape)  # noqa: E731
+            threads = [threading.Thread(target=call) for _ in range(20)]
+            for t in threads:
+                t.start()
+            time.sleep(0.05)
+            node.close()
+            for t in threads:
+                t.join(60)
+            assert shapes == [(1, 1)] * 20
+
     def test_the_wait_has_an_end(self, models: Path) -> None:
         config = {"limits": {"queue_rows_max": 1}, "batching": {"max_batch_size": 1}}
         with grey.Node(config=config) as node:
@@ -486,8 +536,9 @@ class TestAsync:
             ended = await asyncio.gather(*tasks, return_exceptions=True)
             assert all(isinstance(e, (grey.InferResult, grey.Unavailable)) for e in ended), ended
             assert sum(isinstance(e, grey.InferResult) for e in ended) > 0
-            with pytest.raises(grey.Unavailable):
+            with pytest.raises(grey.Closed):
                 await node.infer("m", {"x": ONES})
+            await node.close()
 
         asyncio.run(run())
 

@@ -88,7 +88,7 @@ def _is_frame(value: Any) -> bool:
 
 def _of_frame(frame: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
     """One input takes the whole frame as its rows; several take a column each, by name."""
-    columns = [str(column) for column in frame.columns]
+    columns = {str(column): column for column in frame.columns}
     if len(specs) == 1 and specs[0].name not in columns:
         return {specs[0].name: _Undecided(frame.to_numpy())}
     missing = [spec.name for spec in specs if spec.name not in columns]
@@ -96,7 +96,7 @@ def _of_frame(frame: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
         raise InvalidArgument(f"inputs: the frame has no column {missing[0]!r}; its columns are {', '.join(columns)}")
     inputs = {}
     for spec in specs:
-        column = frame[spec.name].to_numpy()
+        column = frame[columns[spec.name]].to_numpy()
         # A column for a model that takes [rows, 1].
         inputs[spec.name] = _Undecided(column.reshape(-1, 1) if len(spec.shape) == 2 else column)
     return inputs
@@ -118,7 +118,8 @@ def _plain(name: str, value: Any, spec: TensorSpec | None) -> Any:
     if np.ma.isMaskedArray(array) and np.ma.is_masked(array):
         raise InvalidArgument(f"{place}: expected an array without masked elements; fill them first")
     try:
-        array = np.asarray(array)
+        # As objects: numpy's own types of text end at the last byte that is not 0.
+        array = np.asarray(array, dtype=object if _has_text(array) else None)
     except (TypeError, ValueError, RuntimeError) as e:
         raise InvalidArgument(
             f"{place}: expected an array, or what numpy makes one of, found {_kind(value)}: {e}"
@@ -135,6 +136,13 @@ def _plain(name: str, value: Any, spec: TensorSpec | None) -> Any:
     return np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
+def _has_text(value: Any) -> bool:
+    """Whether a text, bytes, or a list with one."""
+    if isinstance(value, (list, tuple)):
+        return any(_has_text(v) for v in value)
+    return isinstance(value, (str, bytes))
+
+
 def _cast(place: str, array: Any, spec: TensorSpec) -> Any:
     """To the model's dtype, if it holds the values: a fraction is no integer, 300 no ``uint8``."""
     import numpy as np
@@ -146,8 +154,9 @@ def _cast(place: str, array: Any, spec: TensorSpec) -> Any:
         raise InvalidArgument(f"{place}: expected numbers for {spec.datatype}, found {array.dtype}")
     with np.errstate(all="ignore"):
         cast = array.astype(wanted)
-    # Numbers of floating point are rounded, as everywhere; all else must be the same again.
-    if cast.dtype.kind != "f" and not np.array_equal(cast, array):
+    # Numbers of floating point are rounded, but to none that is infinite; all else must be the same again.
+    lost = np.isfinite(array) & ~np.isfinite(cast) if cast.dtype.kind == "f" else cast != array
+    if np.any(lost):
         raise InvalidArgument(
             f"{place}: expected values that {wanted} ({spec.datatype}) holds, found others among {_some(array)}"
         )

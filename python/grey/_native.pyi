@@ -148,11 +148,12 @@ class Node:
     an asyncio future and its :class:`Call`. All raise the exceptions of ``grey.errors``, ``Forked`` among them.
     """
 
-    def __new__(cls, config: str, data: Path, executable: Path, prefix: Path) -> Node:
+    def __new__(cls, config: str, data: Path | None, temporary: Path, executable: Path, prefix: Path) -> Node:
         """Start a node.
 
         :param config: the configuration in YAML.
-        :param data: the folder of its registry.
+        :param data: the folder of its registry; by default the one that the configuration names.
+        :param temporary: the folder where neither is given.
         :param executable: the Python that becomes an engine host by ``-m grey.host``.
         :param prefix: ``sys.prefix``, where runtimes are looked for first.
         """

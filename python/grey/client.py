@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from grey import _arrays, _inputs, _native
-from grey._calls import outcome, paths, texts
+from grey._calls import TimeLeft, names, outcome, paths, texts
 from grey.errors import InvalidArgument
 from grey.proofs import InferenceProof, PolicyLike
 from grey.results import InferResult, Model, ModelStatus, NodeInfo, Replay, TensorSpec
@@ -81,6 +81,10 @@ class _Base:
                 self._signatures.clear()
             self._signatures[model, version] = specs
         return specs
+
+    def _limit(self, timeout: float | None, usual: str) -> float:
+        """How long a call may take."""
+        return float(self._settings[usual] if timeout is None else timeout)  # type: ignore[arg-type]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy has the settings, and connections of its own.
@@ -207,19 +211,22 @@ class Client(_Base):
         :raises ProofRejected: the proof is not valid by ``verify``; its ``verdict`` says why.
         :raises ProofInputError: a policy that cannot be read.
         """
-        wanted = None if outputs is None else list(outputs)
+        wanted = names("outputs", outputs) or None
         options = _options(tenant, prove, verify, model_hash, nonce, salt, parameters, request_id)
-        if type(inputs) is not dict:
-            inputs = _arrays.prepare(inputs, self._signature(model, version))
-        result = self._native.infer(model, version, inputs, wanted, timeout, options)
-        if result is None:
-            inputs = _arrays.prepare(inputs, self._signature(model, version))
+        result = None
+        if type(inputs) is dict:
             result = self._native.infer(model, version, inputs, wanted, timeout, options)
+        if result is None:
+            left = TimeLeft(self._limit(timeout, "timeout"))
+            inputs = _arrays.prepare(inputs, self._signature(model, version, left()))
+            result = self._native.infer(model, version, inputs, wanted, left(), options)
         return result  # type: ignore[no-any-return]
 
-    def _signature(self, model: str, version: str | None) -> list[TensorSpec]:
+    def _signature(self, model: str, version: str | None, timeout: float | None) -> list[TensorSpec]:
         known = self._known(model, version)
-        return self._learn(model, version, self._native.manage("signature", model, version)) if known is None else known
+        if known is not None:
+            return known
+        return self._learn(model, version, self._native.manage("signature", model, version, timeout))
 
     def replay(
         self,
@@ -250,12 +257,13 @@ class Client(_Base):
         and what :meth:`infer` raises of connections and answers.
         """
         bundle, model, version = _replayed(proof)
-        if type(inputs) is not dict:
-            inputs = _arrays.prepare(inputs, self._signature(model, version))
-        ended = self._native.replay(bundle, inputs, salt, timeout)
-        if ended is None:
-            inputs = _arrays.prepare(inputs, self._signature(model, version))
+        ended = None
+        if type(inputs) is dict:
             ended = self._native.replay(bundle, inputs, salt, timeout)
+        if ended is None:
+            left = TimeLeft(self._limit(timeout, "load_timeout"))
+            inputs = _arrays.prepare(inputs, self._signature(model, version, left()))
+            ended = self._native.replay(bundle, inputs, salt, left())
         return _ended(ended)  # type: ignore[arg-type]
 
     def models(self, *, timeout: float | None = None) -> list[ModelStatus]:
@@ -389,14 +397,15 @@ class AsyncClient(_Base):
         request_id: str = "",
     ) -> InferResult:
         """As :meth:`Client.infer`."""
-        wanted = None if outputs is None else list(outputs)
+        wanted = names("outputs", outputs) or None
         options = _options(tenant, prove, verify, model_hash, nonce, salt, parameters, request_id)
-        if type(inputs) is not dict:
-            inputs = _arrays.prepare(inputs, await self._signature(model, version))
-        started = self._native.infer_async(model, version, inputs, wanted, timeout, options)
-        if started is None:
-            inputs = _arrays.prepare(inputs, await self._signature(model, version))
+        started = None
+        if type(inputs) is dict:
             started = self._native.infer_async(model, version, inputs, wanted, timeout, options)
+        if started is None:
+            left = TimeLeft(self._limit(timeout, "timeout"))
+            inputs = _arrays.prepare(inputs, await self._signature(model, version, left()))
+            started = self._native.infer_async(model, version, inputs, wanted, left(), options)
         # As `outcome` does, without another coroutine.
         future, call = started  # type: ignore[misc]
         try:
@@ -405,9 +414,11 @@ class AsyncClient(_Base):
             call.cancel()
             raise
 
-    async def _signature(self, model: str, version: str | None) -> list[TensorSpec]:
+    async def _signature(self, model: str, version: str | None, timeout: float | None) -> list[TensorSpec]:
         known = self._known(model, version)
-        return self._learn(model, version, await self._manage("signature", model, version)) if known is None else known
+        if known is not None:
+            return known
+        return self._learn(model, version, await self._manage("signature", model, version, timeout))
 
     async def _manage(
         self, verb: str, model: str | None = None, version: str | None = None, timeout: float | None = None
@@ -424,12 +435,13 @@ class AsyncClient(_Base):
     ) -> Replay:
         """As :meth:`Client.replay`."""
         bundle, model, version = _replayed(proof)
-        if type(inputs) is not dict:
-            inputs = _arrays.prepare(inputs, await self._signature(model, version))
-        started = self._native.replay_async(bundle, inputs, salt, timeout)
-        if started is None:
-            inputs = _arrays.prepare(inputs, await self._signature(model, version))
+        started = None
+        if type(inputs) is dict:
             started = self._native.replay_async(bundle, inputs, salt, timeout)
+        if started is None:
+            left = TimeLeft(self._limit(timeout, "load_timeout"))
+            inputs = _arrays.prepare(inputs, await self._signature(model, version, left()))
+            started = self._native.replay_async(bundle, inputs, salt, left())
         return _ended(await outcome(started))  # type: ignore[arg-type]
 
     async def models(self, *, timeout: float | None = None) -> list[ModelStatus]:
@@ -490,7 +502,7 @@ def _addition(
     timeout: float | None,
 ) -> tuple[str, list[Path], str | None, list[str], dict[str, str], str | None, bool, float | None]:
     request = None if example is None else _arrays.request_json(example)
-    return model, paths(files), version, list(labels), texts(metadata), request, load, timeout
+    return model, paths(files), version, names("labels", labels), texts(metadata), request, load, timeout
 
 
 def replay(

@@ -203,7 +203,7 @@ class BadAnswer(Error):
 
 
 class Closed(Error, RuntimeError):
-    """The client was closed."""
+    """The client or the node was closed."""
 
     kind = "closed"
 

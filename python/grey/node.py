@@ -11,14 +11,13 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from grey import _arrays, _native
-from grey._calls import outcome, paths, texts
+from grey._calls import TimeLeft, names, outcome, paths, texts
 from grey.errors import InvalidArgument
 from grey.results import InferResult, Model, ModelStatus, TensorSpec
 
@@ -33,17 +32,18 @@ class _Base:
     _native: _native.Node
 
     def __init__(self, data: str | os.PathLike[str] | None = None, *, config: Config | None = None) -> None:
-        temporary = None
-        if data is None:
-            data = temporary = tempfile.mkdtemp(prefix="grey-")
+        text = _config_text(config)
+        temporary = Path(tempfile.mkdtemp(prefix="grey-"))
         try:
-            text = _config_text(config)
-            self._native = _native.Node(text, Path(data), Path(sys.executable), Path(sys.prefix))
+            given = None if data is None else Path(data)
+            self._native = _native.Node(text, given, temporary, Path(sys.executable), Path(sys.prefix))
         except BaseException:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
+        if not temporary.samefile(self._native.data):
+            temporary.rmdir()
         # Hosts end with their node, also where nobody closes it.
+        self._pid = os.getpid()
         self._end = weakref.finalize(self, _end, self._native, temporary, os.getpid())
 
     @property
@@ -80,7 +80,7 @@ class Node(_Base):
     program forked they raise :class:`grey.Forked`; a new node can be opened there.
 
     :param data: the folder of the registry, which only one node at a time may use; by default a temporary one,
-        which goes with the node.
+        which goes with the node, unless the configuration names one.
     :param config: as ``docs/configuration.md`` says: a mapping, or the path of a YAML file.
     :raises InvalidArgument: a configuration that cannot be; the text names key and place.
     :raises FailedPrecondition: a folder that another node uses.
@@ -93,7 +93,7 @@ class Node(_Base):
         self.close()
 
     def close(self, timeout: float | None = None) -> None:
-        """End the node: calls that were made before finish, later ones raise :class:`grey.Unavailable`.
+        """End the node: calls that were made before finish, later ones raise :class:`grey.Closed`.
 
         :param timeout: seconds after which calls that have not finished fail; by default the configuration's
             ``drain_seconds``.
@@ -136,21 +136,21 @@ class Node(_Base):
         :raises NotFound: there is no such model or version.
         :raises DeadlineExceeded: the timeout passed.
         :raises ModelFailed: the model failed on these inputs.
-        :raises Unavailable: the node was closed, or the model is unloaded.
+        :raises Unavailable: the model is unloaded.
+        :raises Closed: the node was closed.
         """
-        wanted = None if outputs is None else list(outputs)
+        wanted = names("outputs", outputs) or None
         options = _options(tenant, prove, nonce, salt, parameters, request_id)
-        room, left = None, timeout
-        end = None if timeout is None else time.monotonic() + timeout
+        room, left, time_left = None, timeout, TimeLeft(timeout)
         while True:
             answer = None
             if type(inputs) is dict:
                 answer = self._native.infer(model, version, inputs, wanted, left, options, room)
             if answer is None:
-                inputs, left = _arrays.prepare(inputs, self._signature(model, version)), _left(end)
+                inputs, left = _arrays.prepare(inputs, self._signature(model, version)), time_left()
             elif type(answer) is int:
                 room = self._native.room(answer, left)
-                left = _left(end)
+                left = time_left()
             else:
                 return answer  # type: ignore[no-any-return]
 
@@ -200,7 +200,7 @@ class Node(_Base):
         return Model.from_members(json.loads(self._native.manage("load", model, version)))
 
     def unload(self, model: str, *, version: str | None = None) -> None:
-        """Unload a version, by default the latest: its process ends, and calls are refused until it is loaded."""
+        """Unload a version, by default all that are loaded: their processes end, and calls are refused until `load`."""
         self._native.manage("unload", model, version)
 
     def remove(self, model: str, *, version: str | None = None) -> list[str]:
@@ -238,6 +238,8 @@ class AsyncNode(_Base):
 
     async def close(self, timeout: float | None = None) -> None:
         """As :meth:`Node.close`."""
+        if not self._end.alive or self._pid != os.getpid():
+            return
         await outcome(self._native.close_async(timeout))
         self._end()
 
@@ -257,21 +259,21 @@ class AsyncNode(_Base):
         request_id: str = "",
     ) -> InferResult:
         """As :meth:`Node.infer`."""
-        wanted = None if outputs is None else list(outputs)
+        wanted = names("outputs", outputs) or None
         options = None
-        if tenant or prove or nonce or salt or parameters or request_id:
+        given = (tenant, nonce, salt, parameters)
+        if prove or request_id or any(value is not None for value in given):
             options = _options(tenant, prove, nonce, salt, parameters, request_id)
-        room, left = None, timeout
-        end = None if timeout is None else time.monotonic() + timeout
+        room, left, time_left = None, timeout, TimeLeft(timeout)
         while True:
             started = None
             if type(inputs) is dict:
                 started = self._native.infer_async(model, version, inputs, wanted, left, options, room)
             if started is None:
-                inputs, left = _arrays.prepare(inputs, await self._signature(model, version)), _left(end)
+                inputs, left = _arrays.prepare(inputs, await self._signature(model, version)), time_left()
             elif type(started) is int:
                 room = await outcome(self._native.room_async(started, left))
-                left = _left(end)
+                left = time_left()
             else:
                 break
         future, call = started
@@ -335,17 +337,13 @@ class AsyncNode(_Base):
         return dict(json.loads(await self._manage("identity")))
 
 
-def _end(native: _native.Node, temporary: str | None, pid: int) -> None:
+def _end(native: _native.Node, temporary: Path, pid: int) -> None:
     if os.getpid() != pid:
         # A forked child: node and folder are the parent's.
         return
     native.close(0)
-    if temporary is not None:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _left(end: float | None) -> float | None:
-    return None if end is None else max(0.0, end - time.monotonic())
+    # Gone already where another folder was named.
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _options(
@@ -383,7 +381,7 @@ def _addition(
     load: bool,
 ) -> tuple[str, list[Path], str | None, list[str], dict[str, str], dict[str, Any] | None, bool]:
     plain = None if example is None else _arrays.prepare(example, ())
-    return model, paths(files), version, list(labels), texts(metadata), plain, load
+    return model, paths(files), version, names("labels", labels), texts(metadata), plain, load
 
 
 def _config_text(config: Config | None) -> str:

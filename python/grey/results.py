@@ -101,7 +101,7 @@ class Model:
         )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class InferResult:
     """The answer to one ``infer``.
 

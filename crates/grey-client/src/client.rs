@@ -130,7 +130,8 @@ impl Call {
             _ => "it was checking the proof",
         };
         let limit = self.limit.unwrap_or_default();
-        Error::Deadline(format!("{address} did not answer within {} s: {doing}", limit.as_secs_f64()))
+        let seconds = (limit.as_secs_f64() * 1e3).round() / 1e3;
+        Error::Deadline(format!("{address} did not answer within {seconds} s: {doing}"))
     }
 }
 

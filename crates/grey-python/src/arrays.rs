@@ -2,20 +2,20 @@
 //! a call was made with, and owns what came back.
 
 use bytes::Bytes;
-use grey_core::{DType, ELEMENT_LENGTH_BYTES, Tensor};
+use grey_core::{DType, ELEMENT_LENGTH_BYTES, RANK_MAX, Tensor};
 use half::{bf16, f16};
 use numpy::{
     Element, PyArray1, PyArrayDescrMethods as _, PyArrayDyn, PyArrayMethods as _, PyUntypedArray,
     PyUntypedArrayMethods as _,
 };
 use pyo3::{
-    exceptions::PyTypeError,
+    exceptions::{PyMemoryError, PyTypeError},
     prelude::*,
     sync::PyOnceLock,
     types::{PyBytes, PyDict, PyString, PyTuple},
 };
 
-use crate::errors::raised;
+use crate::errors::{bad_answer, raised};
 
 /// Sees to it that numpy is there, without which its C interface would end the process.
 fn import_numpy(py: Python<'_>) -> PyResult<()> {
@@ -52,12 +52,12 @@ pub(crate) fn tensors(inputs: &Bound<'_, PyDict>) -> PyResult<Option<Vec<Tensor>
         let Ok(name) = name.cast::<PyString>() else { return Ok(None) };
         let name = name.to_str()?;
         let tensor = if let Ok(array) = value.cast_exact::<PyUntypedArray>() {
-            let Some((dtype, shape, data)) = plain(array) else { return Ok(None) };
+            let Some((dtype, shape, data)) = plain(array)? else { return Ok(None) };
             Tensor::new(name, dtype, shape, data)
         } else if let Some((dtype, shape, data)) = given(&value) {
             let dtype: DType =
                 dtype.parse().map_err(|e: grey_core::UnknownDType| PyTypeError::new_err(e.to_string()))?;
-            Tensor::new(name, dtype, shape, Bytes::copy_from_slice(data.as_bytes()))
+            Tensor::new(name, dtype, shape, copied(data.as_bytes())?)
         } else {
             return Ok(None);
         };
@@ -73,7 +73,7 @@ fn given<'py>(value: &Bound<'py, PyAny>) -> Option<(String, Vec<u64>, Bound<'py,
 
 /// Of an array that lies in memory as a tensor does: row-major, without gaps, in this machine's byte order (which
 /// is little-endian, as everywhere that Grey runs), of a dtype that the protocol has.
-fn plain(array: &Bound<'_, PyUntypedArray>) -> Option<(DType, Vec<u64>, Bytes)> {
+fn plain(array: &Bound<'_, PyUntypedArray>) -> PyResult<Option<(DType, Vec<u64>, Bytes)>> {
     let descr = array.dtype();
     let dtype = match (descr.kind(), descr.itemsize()) {
         (b'b', 1) => DType::Bool,
@@ -88,22 +88,33 @@ fn plain(array: &Bound<'_, PyUntypedArray>) -> Option<(DType, Vec<u64>, Bytes)> 
         (b'f', 2) => DType::Fp16,
         (b'f', 4) => DType::Fp32,
         (b'f', 8) => DType::Fp64,
-        _ => return None,
+        _ => return Ok(None),
     };
     // Extension dtypes may have these kinds and sizes, too, and mean something else.
     if !(0..=23).contains(&descr.num()) || descr.byteorder() == b'>' || !array.is_c_contiguous() {
-        return None;
+        return Ok(None);
     }
     let shape = array.shape().iter().map(|d| *d as u64).collect();
-    let len = array.len().checked_mul(descr.itemsize())?;
+    let Some(len) = array.len().checked_mul(descr.itemsize()) else { return Ok(None) };
     if len == 0 {
-        return Some((dtype, shape, Bytes::new()));
+        return Ok(Some((dtype, shape, Bytes::new())));
     }
     // SAFETY: a C-contiguous array of `len` bytes begins at `data`, and nobody resizes it while this thread
     // holds the GIL. A thread that writes into it meanwhile (numpy lets go of the GIL in long operations) makes
     // for torn numbers, as in any copy that numpy itself makes.
     let data = unsafe { std::slice::from_raw_parts((*array.as_array_ptr()).fields.data.cast::<u8>(), len) };
-    Some((dtype, shape, Bytes::copy_from_slice(data)))
+    Ok(Some((dtype, shape, copied(data)?)))
+}
+
+/// A copy, or `MemoryError` where there is no room for one.
+fn copied(data: &[u8]) -> PyResult<Bytes> {
+    let mut copy = Vec::new();
+    if copy.try_reserve_exact(data.len()).is_err() {
+        let why = format!("no memory for a copy of an input's {} bytes", data.len());
+        return Err(PyMemoryError::new_err(why));
+    }
+    copy.extend_from_slice(data);
+    Ok(copy.into())
 }
 
 /// The tensors as numpy's arrays, by name.
@@ -118,6 +129,11 @@ pub(crate) fn arrays<'py>(py: Python<'py>, tensors: &[Tensor]) -> PyResult<Bound
 
 fn array<'py>(py: Python<'py>, t: &Tensor) -> PyResult<Bound<'py, PyAny>> {
     let shape: Vec<usize> = t.shape().iter().map(|d| usize::try_from(*d)).collect::<Result<_, _>>()?;
+    // numpy counts the bytes of an empty array as if no dimension were 0, and panics would end the call.
+    let bytes = shape.iter().try_fold(ELEMENT_BYTES_MAX, |n, d| n.checked_mul((*d).max(1)));
+    if shape.len() > RANK_MAX || bytes.is_none_or(|n| isize::try_from(n).is_err()) {
+        return Err(bad_answer(py, format!("output '{}' has shape {shape:?}, which no array can have", t.name())));
+    }
     Ok(match t.dtype() {
         DType::Bool => filled::<bool>(py, &shape, t),
         DType::Uint8 => filled::<u8>(py, &shape, t),
@@ -143,6 +159,9 @@ fn array<'py>(py: Python<'py>, t: &Tensor) -> PyResult<Bound<'py, PyAny>> {
         }
     })
 }
+
+/// Bytes of the largest element.
+const ELEMENT_BYTES_MAX: usize = 8;
 
 fn filled<'py, T: Element>(py: Python<'py>, shape: &[usize], t: &Tensor) -> Bound<'py, PyAny> {
     // SAFETY: the elements are plain numbers, which is why any bytes are fine; all of them are written below. A

@@ -11,6 +11,7 @@ use std::{
     mem::ManuallyDrop,
     ops::Deref,
     os::fd::{AsRawFd as _, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -21,7 +22,7 @@ use pyo3::{exceptions::PyOSError, prelude::*, sync::PyOnceLock};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::{runtime::Runtime, task::AbortHandle};
 
-use crate::errors::forked;
+use crate::errors::{forked, internal};
 
 /// How long a plain call waits between looks for signals: a Ctrl-C is felt at once.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
@@ -242,10 +243,15 @@ impl LoopEnd {
             if promise.call_method0(done)?.is_truthy()? {
                 continue;
             }
-            match finish(py) {
-                Ok(value) => promise.call_method1(set_result, (value,))?,
-                Err(e) => promise.call_method1(set_exception, (e.into_value(py),))?,
+            // Those behind it wait for theirs, whatever happens to this one.
+            let told = match catch_unwind(AssertUnwindSafe(|| finish(py))) {
+                Ok(Ok(value)) => promise.call_method1(set_result, (value,)),
+                Ok(Err(e)) => promise.call_method1(set_exception, (e.into_value(py),)),
+                Err(_panic) => promise.call_method1(set_exception, (internal(py, "a result could not be made"),)),
             };
+            if let Err(e) = told {
+                e.write_unraisable(py, Some(promise));
+            }
         }
         Ok(())
     }

@@ -44,6 +44,21 @@ pub(crate) fn raised_by_client(py: Python<'_>, e: &grey_client::Error) -> PyErr 
     exception(py, word, (e.to_string(),))
 }
 
+/// The exception for what should not happen.
+pub(crate) fn internal(py: Python<'_>, why: &str) -> PyErr {
+    exception(py, ErrorKind::Internal.name(), (why,))
+}
+
+/// The exception for an answer whose tensors no array can be.
+pub(crate) fn bad_answer(py: Python<'_>, why: String) -> PyErr {
+    exception(py, "bad_answer", (why,))
+}
+
+/// The exception for the use of a node after its end.
+pub(crate) fn closed(py: Python<'_>) -> PyErr {
+    exception(py, "closed", ("the node was closed",))
+}
+
 /// The exception for the use of what belongs to the process that this one was forked from.
 pub(crate) fn forked(py: Python<'_>, pid: u32) -> PyErr {
     let message = format!(

@@ -16,6 +16,10 @@ use std::{ffi::OsString, path::PathBuf};
 use grey::{HostCommand, HostContext};
 use pyo3::prelude::*;
 
+/// What a Python is started with to become an engine host: `-P` keeps the current folder, where anything may lie, out
+/// of what it imports.
+const HOST_ARGS: [&str; 3] = ["-P", "-m", "grey.host"];
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -26,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// for first. The GIL is released meanwhile.
 #[pyfunction]
 fn main(py: Python<'_>, args: Vec<OsString>, executable: PathBuf, prefix: PathBuf) -> u8 {
-    let host_command = HostCommand { program: executable, args: vec!["-m".into(), "grey.host".into()] };
+    let host_command = HostCommand { program: executable, args: crate::HOST_ARGS.map(Into::into).into() };
     py.detach(|| grey::main_from(args, HostContext { host_command, python_prefix: Some(prefix) }))
 }
 

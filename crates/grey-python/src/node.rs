@@ -3,7 +3,10 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,13 +31,15 @@ use crate::{
     arrays,
     bridge::{Call, Ours, Process, process},
     clock,
-    errors::raised,
+    errors::{closed, raised},
     line::{Held, Lines},
     values::{Made, infer_result, parameters, salt, seconds},
 };
 
 /// Bytes that are read from a model's file at once.
 const READ_BYTES: usize = 1 << 20;
+/// How often the end of a node looks whether calls still stand in line.
+const LINES_EVERY: Duration = Duration::from_millis(5);
 
 /// A running node.
 #[pyclass(frozen, module = "grey._native")]
@@ -43,6 +48,7 @@ pub(crate) struct Node {
     node: Ours<grey_serving::Node>,
     lines: Arc<Lines>,
     drain: Duration,
+    closed: AtomicBool,
 }
 
 /// Room in a node's budget, for one call.
@@ -54,16 +60,31 @@ type Answered = Result<(InferResponse, Option<Vec<u8>>, Held)>;
 
 #[pymethods]
 impl Node {
-    /// Starts a node on the registry in `data`; `config` is the configuration in YAML.
+    /// Starts a node on the registry in `data`, else in the folder that the configuration (YAML) names, else in
+    /// `temporary`.
     #[new]
-    fn new(py: Python<'_>, config: &str, data: PathBuf, executable: PathBuf, prefix: PathBuf) -> PyResult<Node> {
+    fn new(
+        py: Python<'_>,
+        config: &str,
+        data: Option<PathBuf>,
+        temporary: PathBuf,
+        executable: PathBuf,
+        prefix: PathBuf,
+    ) -> PyResult<Node> {
         let process = process(py)?;
         let config = NodeConfig::from_yaml(config).map_err(|e| raised(py, &e))?;
-        let host_command = HostCommand { program: executable, args: vec!["-m".into(), "grey.host".into()] };
+        let host_command = HostCommand { program: executable, args: crate::HOST_ARGS.map(Into::into).into() };
         let context = HostContext { host_command, python_prefix: Some(prefix) };
+        let data = data.or_else(|| config.data.clone()).unwrap_or(temporary);
         let opening = async { grey::open_node(&config, &data, context).await };
         let node = process.wait(py, opening)?.map_err(|e| raised(py, &e))?;
-        Ok(Node { process, node: Ours::new(process, node), lines: Arc::default(), drain: config.drain() })
+        Ok(Node {
+            process,
+            node: Ours::new(process, node),
+            lines: Arc::default(),
+            drain: config.drain(),
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// The folder of the registry.
@@ -76,14 +97,14 @@ impl Node {
     #[pyo3(signature = (size, timeout))]
     fn room(&self, py: Python<'_>, size: usize, timeout: Option<f64>) -> PyResult<Room> {
         let waiting = self.wait_for_room(size, deadline(py, timeout)?);
-        self.process.here(py)?.wait(py, waiting)?.map_err(|e| raised(py, &e))
+        self.open(py)?.wait(py, waiting)?.map_err(|e| raised(py, &e))
     }
 
     /// [`Node::room`] as an asyncio future, and its call.
     #[pyo3(signature = (size, timeout))]
     fn room_async(&self, py: Python<'_>, size: usize, timeout: Option<f64>) -> PyResult<(Py<PyAny>, Call)> {
         let waiting = self.wait_for_room(size, deadline(py, timeout)?);
-        self.process.here(py)?.start(py, waiting, |py, room| match room {
+        self.open(py)?.start(py, waiting, |py, room| match room {
             Ok(room) => Ok(Py::new(py, room)?.into_any()),
             Err(e) => Err(raised(py, &e)),
         })
@@ -104,7 +125,7 @@ impl Node {
         options: Option<&Bound<'_, PyDict>>,
         room: Option<&Room>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        let process = self.process.here(py)?;
+        let process = self.open(py)?;
         let asked = match self.asked(py, model, version, inputs, outputs, timeout, options, room)? {
             Step::Asked(asked) => asked,
             Step::NotPlain => return Ok(None),
@@ -128,7 +149,7 @@ impl Node {
         options: Option<&Bound<'_, PyDict>>,
         room: Option<&Room>,
     ) -> PyResult<Option<Py<PyAny>>> {
-        let process = self.process.here(py)?;
+        let process = self.open(py)?;
         let asked = match self.asked(py, model, version, inputs, outputs, timeout, options, room)? {
             Step::Asked(asked) => asked,
             Step::NotPlain => return Ok(None),
@@ -143,10 +164,7 @@ impl Node {
     #[pyo3(signature = (verb, model=None, version=None))]
     fn manage(&self, py: Python<'_>, verb: &str, model: Option<&str>, version: Option<&str>) -> PyResult<String> {
         let verb = Verb::new(py, verb, model, version)?;
-        self.process
-            .here(py)?
-            .wait(py, manage(grey_serving::Node::clone(&self.node), verb))?
-            .map_err(|e| raised(py, &e))
+        self.open(py)?.wait(py, manage(grey_serving::Node::clone(&self.node), verb))?.map_err(|e| raised(py, &e))
     }
 
     /// [`Node::manage`] as an asyncio future, and its call.
@@ -159,7 +177,7 @@ impl Node {
         version: Option<&str>,
     ) -> PyResult<(Py<PyAny>, Call)> {
         let verb = Verb::new(py, verb, model, version)?;
-        self.process.here(py)?.start(py, manage(grey_serving::Node::clone(&self.node), verb), text)
+        self.open(py)?.start(py, manage(grey_serving::Node::clone(&self.node), verb), text)
     }
 
     /// Registers the files of a model, and loads it if `load`; the answer is JSON.
@@ -177,8 +195,7 @@ impl Node {
         load: bool,
     ) -> PyResult<String> {
         let (what, example) = new_version(py, model, version, &labels, metadata, example, load)?;
-        self.process
-            .here(py)?
+        self.open(py)?
             .wait(py, add(grey_serving::Node::clone(&self.node), what, example, files))?
             .map_err(|e| raised(py, &e))
     }
@@ -198,12 +215,12 @@ impl Node {
         load: bool,
     ) -> PyResult<(Py<PyAny>, Call)> {
         let (what, example) = new_version(py, model, version, &labels, metadata, example, load)?;
-        self.process.here(py)?.start(py, add(grey_serving::Node::clone(&self.node), what, example, files), text)
+        self.open(py)?.start(py, add(grey_serving::Node::clone(&self.node), what, example, files), text)
     }
 
     /// The metrics in OpenMetrics text form.
     fn metrics(&self, py: Python<'_>) -> PyResult<String> {
-        self.process.here(py)?;
+        self.open(py)?;
         let text = self.node.metrics(MetricsFormat::OpenMetrics).map_err(|e| raised(py, &e))?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
@@ -212,9 +229,9 @@ impl Node {
     /// fails the rest, and ends all hosts. In a forked child nothing is done: the node is the parent's.
     #[pyo3(signature = (timeout=None))]
     fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let longest = timeout.map_or(Ok(self.drain), |t| seconds(py, t))?;
+        let longest = self.longest(py, timeout)?;
         match self.process.here(py) {
-            Ok(process) => process.wait(py, self.node.drain(longest)),
+            Ok(process) => process.wait(py, self.end(longest)),
             Err(_parents) => Ok(()),
         }
     }
@@ -222,9 +239,8 @@ impl Node {
     /// [`Node::close`] as an asyncio future, and its call.
     #[pyo3(signature = (timeout=None))]
     fn close_async(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<(Py<PyAny>, Call)> {
-        let longest = timeout.map_or(Ok(self.drain), |t| seconds(py, t))?;
-        let node = grey_serving::Node::clone(&self.node);
-        self.process.here(py)?.start(py, async move { node.drain(longest).await }, |py, ()| Ok(py.None()))
+        let longest = self.longest(py, timeout)?;
+        self.process.here(py)?.start(py, self.end(longest), |py, ()| Ok(py.None()))
     }
 }
 
@@ -237,6 +253,35 @@ enum Step {
 }
 
 impl Node {
+    /// Refuses calls of another process, and after the end.
+    fn open(&self, py: Python<'_>) -> PyResult<&'static Process> {
+        let process = self.process.here(py)?;
+        if self.closed.load(Ordering::SeqCst) { Err(closed(py)) } else { Ok(process) }
+    }
+
+    fn longest(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Duration> {
+        match timeout {
+            None => Ok(self.drain),
+            Some(f64::INFINITY) => Ok(Duration::MAX),
+            Some(t) => seconds(py, t),
+        }
+    }
+
+    /// Takes no more calls; those that stand in line go on first.
+    fn end(&self, longest: Duration) -> impl Future<Output = ()> + Send + 'static {
+        self.closed.store(true, Ordering::SeqCst);
+        let (node, lines) = (grey_serving::Node::clone(&self.node), self.lines.clone());
+        let begin = clock::now();
+        let left = move || longest.saturating_sub(clock::now().saturating_duration_since(begin));
+        async move {
+            let nobody_waits = || lines.bytes.is_empty() && lines.rows.is_empty();
+            while !left().is_zero() && !nobody_waits() {
+                tokio::time::sleep(LINES_EVERY).await;
+            }
+            node.drain(left()).await;
+        }
+    }
+
     fn wait_for_room(
         &self,
         size: usize,
@@ -340,7 +385,8 @@ fn reference(model: &str, version: Option<&str>) -> Result<ModelRef> {
 
 fn deadline(py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Instant>> {
     // One that never comes is none.
-    timeout.map_or(Ok(None), |t| seconds(py, t).map(|d| clock::now().checked_add(d)))
+    let finite = timeout.filter(|t| *t != f64::INFINITY);
+    finite.map_or(Ok(None), |t| seconds(py, t).map(|d| clock::now().checked_add(d)))
 }
 
 async fn answer(node: grey_serving::Node, lines: Arc<Lines>, (request, mut held): Asked) -> Answered {
@@ -423,7 +469,10 @@ async fn manage(node: grey_serving::Node, verb: Verb) -> Result<String> {
         Verb::Model(m) => json(&node.show(&m).await?),
         Verb::Signature(m) => json(&node.signature(&m).await?),
         Verb::Ready(None) => json(&node.ready().is_ok()),
-        Verb::Ready(Some(m)) => json(&node.model_ready(&m).await.is_ok()),
+        Verb::Ready(Some(m)) => match node.model_ready(&m).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(e),
+            ready => json(&ready.is_ok()),
+        },
         Verb::Load(m) => json(&node.load(&m).await?),
         Verb::Unload(m) => json(&node.unload(&m).await?),
         Verb::Remove(id, version) => json(&node.remove(&id, version.as_ref()).await?),

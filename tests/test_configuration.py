@@ -356,3 +356,21 @@ def test_a_batch_under_way_ends_as_it_began(start: Callable[..., GreyNode], mode
     for thread in threads:
         thread.join()
     assert [a.status for a in answers] == [200] * 3, "what waits stays, though it would be refused now"
+
+
+def test_a_pipe_in_the_file_s_place_holds_nothing_up(start: Any, tmp_path: Path) -> None:
+    node = start(config="batching: {max_batch_size: 8}\n")
+    path = tmp_path / "data.yaml"
+    path.unlink()
+    os.mkfifo(path)
+    node.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "is no file that can be read again" in node.log_path.read_text(), "SIGHUP is answered")
+    path.unlink()
+    path.write_text("batching: {max_batch_size: 4}\n")
+    node.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "batching.max_batch_size: 4, was 8" in node.log_path.read_text(), "the file is read again")
+    assert node.stop() == 0
+
+
+def test_empty_variables_are_none(tmp_path: Path) -> None:
+    grey("config", "show", env={"GREY_CONFIG": "", "GREY_URL": ""})

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, style::Paint};
+use crate::{EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, encoding::printable, style::Paint};
 
 /// Why a verb failed.
 #[derive(Debug)]
@@ -40,9 +40,9 @@ impl Failure {
 
     /// For people: the message, and a line for each hint.
     pub(crate) fn told(&self, paint: Paint) -> String {
-        let hint = |h: &String| format!("{} {h}\n", paint.advice("hint:"));
+        let hint = |h: &String| format!("{} {}\n", paint.advice("hint:"), printable(h));
         let hints: String = self.hints.iter().map(hint).collect();
-        format!("{} {}\n{hints}", paint.bad("error:"), self.message)
+        format!("{} {}\n{hints}", paint.bad("error:"), printable(&self.message))
     }
 
     /// For programs: one line of JSON, `{"error", "hints", "exit"}`.

@@ -78,7 +78,7 @@ pub fn main_from(args: Vec<OsString>, context: HostContext) -> u8 {
         Ok(cli) => cli,
         Err(end) => return end.exit(json),
     };
-    let url = cli.url.clone();
+    let url = cli.url.clone().filter(|url| !url.is_empty());
     let timeout = cli.timeout;
     let client = || client::Client::new(url.as_deref().unwrap_or(args::DEFAULT_URL), timeout);
     let place = |data: Option<PathBuf>| place(data, url.as_deref(), timeout, &context);

@@ -1,5 +1,7 @@
 //! SIGHUP: reads the file again, takes over what a running node can take, and tells what needs a restart.
 
+use std::path::Path;
+
 use grey_server::{
     Settings,
     config::{Change, Reload, Resolved, quoted, resolve},
@@ -25,6 +27,11 @@ impl Reloader {
         if self.args.config.is_none() {
             tracing::warn!("SIGHUP: this node was started without a file (--config) that could be read again");
             return;
+        }
+        // A pipe, which a shell may have given at the start, has nothing more to say, and would be waited for.
+        let is_file = |path: &Path| std::fs::metadata(path).map_or(true, |m| m.is_file() || m.is_dir());
+        if let Some(path) = self.args.config.as_deref().filter(|path| !is_file(path)) {
+            return tracing::error!("SIGHUP: nothing is changed: {} is no file that can be read again", path.display());
         }
         let layers = match self.args.read() {
             Ok(layers) => layers,

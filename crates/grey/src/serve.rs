@@ -1,6 +1,6 @@
 //! `grey serve`: a node's configuration from flags and a file; runs the node until it is told to end.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use grey_engine::discover::DiscoverEnv;
 use grey_server::{
@@ -39,8 +39,14 @@ pub(crate) fn run(args: ServeArgs, json: bool, context: HostContext) -> Result<(
         .build()
         .map_err(|e| Failure::unexpected(format!("cannot start the node's threads: {e}")))?;
     let starting = Starting { resolved, args, log, data, context };
-    runtime.block_on(serve(starting, json))
+    let ended = runtime.block_on(serve(starting, json));
+    // A thread may hang in a file system for good.
+    runtime.shutdown_timeout(THREADS_END_MAX);
+    ended
 }
+
+/// How long threads that still do something may keep a node that has ended.
+const THREADS_END_MAX: Duration = Duration::from_secs(2);
 
 /// All that a node is put together from.
 struct Starting {

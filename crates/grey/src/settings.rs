@@ -8,7 +8,7 @@ use std::{
 
 use clap::{
     Arg, ArgMatches, Args, Command,
-    builder::{PossibleValue, PossibleValuesParser},
+    builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser as _},
 };
 use grey_server::config::{
     File, Key, Kind, Layers, Problems, Resolved, Source, VARIABLE_PREFIX, keys, quoted, resolve, stray_variables,
@@ -23,7 +23,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SettingArgs {
     /// Configuration file (YAML); SIGHUP reads it again
-    #[arg(long, value_name = "FILE", env = "GREY_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "GREY_CONFIG", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     flags: SettingFlags,

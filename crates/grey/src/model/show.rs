@@ -2,7 +2,12 @@
 
 use serde_json::Value;
 
-use crate::verbs::text;
+use crate::{encoding::printable, verbs};
+
+/// A member as a text that steers no terminal: names and reasons may be a model's own words.
+fn text(v: &Value, key: &str) -> String {
+    printable(&verbs::text(v, key))
+}
 
 /// A version, as `model show` prints it.
 pub(super) fn details(m: &Value) -> String {
@@ -32,13 +37,13 @@ pub(super) fn details(m: &Value) -> String {
     }
     out.push_str(&how_served(m));
     for (k, v) in m.get("files").and_then(Value::as_object).into_iter().flatten() {
-        out.push_str(&format!("file       {k} ({v} bytes)\n"));
+        out.push_str(&format!("file       {} ({v} bytes)\n", printable(k)));
     }
     if m.get("example") == Some(&Value::Bool(true)) {
         out.push_str("example    kept\n");
     }
     for (k, v) in m.get("metadata").and_then(Value::as_object).into_iter().flatten() {
-        out.push_str(&format!("metadata   {k} = {}\n", v.as_str().unwrap_or_default()));
+        out.push_str(&format!("metadata   {} = {}\n", printable(k), printable(v.as_str().unwrap_or_default())));
     }
     out
 }

@@ -37,19 +37,6 @@ pub(crate) fn escaped(text: &str) -> String {
     text.chars().flat_map(char::escape_debug).collect()
 }
 
-/// Lines of text in which nothing steers a terminal, whoever wrote parts of them.
-pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => out.push(c),
-            c if c.is_control() => out.extend(c.escape_default()),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// Another's text, escaped; what is too long ends in `…`.
 pub(crate) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
@@ -257,11 +244,6 @@ mod tests {
         assert_eq!(quoted_path(Path::new("-a b")), "'./-a b'");
         assert_eq!(quoted_path(Path::new("a/-b")), "a/-b");
         assert_eq!(quoted_path(Path::new("-")), "-");
-    }
-
-    #[test]
-    fn nothing_steers_a_terminal() {
-        assert_eq!(printable("a\nb\u{1b}[31m\u{9b}é\0\r"), "a\nb\\u{1b}[31m\\u{9b}é\\u{0}\\r");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::{EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, encoding::printable, style::Paint};
+use crate::{
+    EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE,
+    style::{Paint, printable},
+};
 
 /// Why a verb failed.
 #[derive(Debug)]

@@ -107,9 +107,27 @@ impl Paint {
     }
 }
 
+/// Lines of text in which nothing steers a terminal, whoever wrote parts of them.
+pub(crate) fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_steers_a_terminal() {
+        assert_eq!(printable("a\nb\u{1b}[31m\u{9b}é\0\r"), "a\nb\\u{1b}[31m\\u{9b}é\\u{0}\\r");
+    }
 
     #[test]
     fn the_flag_counts_where_nothing_parses() {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{encoding::printable, verbs};
+use crate::{style::printable, verbs};
 
 /// A member as a text that steers no terminal: names and reasons may be a model's own words.
 fn text(v: &Value, key: &str) -> String {
